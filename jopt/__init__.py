@@ -1,0 +1,1 @@
+"""jopt: optimizer research in JAX, layer by layer."""

@@ -1,0 +1,40 @@
+"""The errors that jopt raises on purpose, and how a near miss is named.
+
+Every message says what is wrong, where (a parameter path or a config key), what was
+expected, what was found, and the next step.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A config, a rule or an argument cannot be used as given."""
+
+
+class ShapeError(ValueError):
+    """A leaf has a shape or dtype that a transform cannot handle."""
+
+
+class DataError(RuntimeError):
+    """A data source is missing, too short or damaged."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read or written."""
+
+
+class JoptWarning(UserWarning):
+    """Something runs as asked but probably not as meant."""
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most similar to `name`, or None when nothing is close.
+
+    >>> nearest("optim.learnig_rate", ["optim.learning_rate", "seed"])
+    'optim.learning_rate'
+    """
+    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return matches[0] if matches else None
