@@ -1,10 +1,10 @@
 """How a parameter is seen as matrices.
 
 A weight is a linear map from some of its axes (reduction, fan-in) to others (output,
-fan-out); axes named by neither are batch axes (scanned layers, experts, heads), and each
-trailing matrix along them is independent. `ndim == 2` cannot tell an embedding from a
-dense kernel nor `(layers, in, out)` from `(embed, heads, head_dim)`, so the view is
-declared by the model and never guessed.
+fan-out); axes named by neither are batch axes (scanned layers, experts, heads), and
+each trailing matrix along them is independent. `ndim == 2` cannot tell an embedding
+from a dense kernel nor `(layers, in, out)` from `(embed, heads, head_dim)`, so the
+view is declared by the model and never guessed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class MatrixSpec:
         return batch, reduction, output
 
     def dims(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """(batch, fan-in, fan-out) of the whole parameter, before `split` and `heads`."""
+        """(batch, fan-in, fan-out) of the whole parameter, nothing split off."""
         batch, reduction, output = self.axes(len(shape))
 
         def size(axes: tuple[int, ...]) -> int:
@@ -99,13 +99,13 @@ class MatrixSpec:
                 f"MatrixSpec.split {sizes} sums to {sum(sizes)}, but shape "
                 f"{tuple(shape)} has fan-out {fan_out}"
             )
-        heads = self.heads if isinstance(self.heads, tuple) else None
-        counts = heads or (self.heads or 1,) * len(sizes)
+        heads = self.heads
+        counts = heads if isinstance(heads, tuple) else (heads or 1,) * len(sizes)
         if len(counts) != len(sizes) or any(
             size % count for size, count in zip(sizes, counts, strict=False)
         ):
             raise ShapeError(
-                f"MatrixSpec.heads {self.heads} does not divide the output blocks {sizes}"
+                f"MatrixSpec.heads {self.heads} does not divide the blocks {sizes}"
             )
         return tuple(
             (batch * count, fan_in, size // count)
@@ -123,7 +123,7 @@ def _normalize(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
 
 
 def matrices(x: jax.Array, spec: MatrixSpec) -> tuple[jax.Array, ...]:
-    """The stacks of matrices in `x`, each of shape (S, M, N) = (batch, fan-in, fan-out).
+    """The stacks of matrices in `x`, each (S, M, N) = (batch, fan-in, fan-out).
 
     One stack unless the spec has `split`. `assemble` is the exact inverse. Cost: a
     transpose where the axes are not already in order, else reshapes only.

@@ -7,6 +7,7 @@ A leaf has one name everywhere: the keys on the way to it joined by `/`, for exa
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,19 @@ def _key_name(key: Any) -> str:
     if isinstance(key, SequenceKey):
         return str(key.idx)
     return str(key)
+
+
+def path_words(path: str) -> tuple[str, ...]:
+    """The lower-case words of a path, split at camel case and at all but letters.
+
+    >>> path_words("blocks/3/LMHead_0/out_proj.kernel")
+    ('blocks', 'lm', 'head', 'out', 'proj', 'kernel')
+    """
+    return tuple(word.lower() for word in _WORD.findall(path))
+
+
+# An acronym before a capitalised word, a word, or an acronym: "LMHead" is "LM", "Head".
+_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:

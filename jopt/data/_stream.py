@@ -1,0 +1,66 @@
+"""Windows cut out of a corpus.
+
+Every document is laid out as one newline and its bytes. A window of a document starts
+at the index of its first target; it reads from the byte before, which for index 0 is
+the newline.
+"""
+
+# B rows of a batch; T targets of a window; D documents; W windows.
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jopt.data._corpus import Corpus
+from jopt.errors import ConfigError
+
+_NEWLINE = 10
+
+
+def check_positive(name: str, value: Any) -> int:
+    """`value` as an int of at least 1, or `ConfigError` naming the argument.
+
+    >>> check_positive("seq_len", np.int32(8))
+    8
+    """
+    if isinstance(value, int | np.integer) and value >= 1:
+        return int(value)
+    raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+class Stream:
+    """The bytes of a corpus in the order of reading, ready to be cut into windows."""
+
+    def __init__(self, corpus: Corpus, seq_len: int):
+        self._lengths_D = np.diff(corpus.offsets)
+        self._base_D = corpus.offsets[:-1] + np.arange(len(corpus.names))
+        self._domains_D = corpus.domains.astype(np.int32)
+        bytes_N = np.insert(corpus.tokens, corpus.offsets[:-1], _NEWLINE)
+        # Lets a window that is longer than the rest of the last document be cut.
+        bytes_N = np.concatenate([bytes_N, np.zeros(seq_len + 1, np.uint8)])
+        self._windows = np.lib.stride_tricks.sliding_window_view(bytes_N, seq_len + 1)
+        self._ramp_T = np.arange(seq_len)
+
+    def cut(self, document_B: np.ndarray, start_B: np.ndarray) -> dict[str, np.ndarray]:
+        """The batch of windows that start at byte `start_B` of their documents.
+
+        What lies behind the end of a document is 0 in `inputs` and `targets` and has
+        `mask` 0; no byte of another document is ever in a window.
+        """
+        rows = self._windows[self._base_D[document_B] + start_B].astype(np.int32)
+        inputs, targets = rows[:, :-1], rows[:, 1:]
+        left_B = self._lengths_D[document_B] - start_B
+        if left_B.min() >= self._ramp_T.size:
+            mask = np.ones(inputs.shape, np.float32)
+        else:
+            inside = self._ramp_T < left_B[:, None]
+            inputs, targets = inputs * inside, targets * inside
+            mask = inside.astype(np.float32)
+        return {
+            "inputs": np.ascontiguousarray(inputs),
+            "targets": np.ascontiguousarray(targets),
+            "mask": mask,
+            "domain": self._domains_D[document_B],
+        }
