@@ -1,0 +1,16 @@
+"""Byte language model on 38 plays: Muon on the matrices, AdamW on the rest.
+
+python train.py --config=configs/muon_lm.py
+"""
+
+from jopt.training import presets
+
+
+def get_config(arg=""):
+    config = presets.language_model(arg)
+    config.optim.order = ("matrix", "rest")
+    config.optim.rules.matrix = presets.rule(
+        r"blocks/.*/kernel", "muon", 0.02, beta=0.95, weight_decay=0.0
+    )
+    config.optim.rules.rest = presets.rule(r".*", "adamw", 0.005, b1=0.9, b2=0.95)
+    return config

@@ -1,0 +1,16 @@
+"""Byte language model on 38 plays: Signum on the matrices, AdamW on the rest.
+
+  python train.py --config=configs/signum_lm.py
+"""
+
+from jopt.training import presets
+
+
+def get_config(arg=""):
+    config = presets.language_model(arg)
+    config.optim.order = ("matrix", "rest")
+    config.optim.rules.matrix = presets.rule(
+        r"blocks/.*/kernel", "signum", 0.0003, b1=0.95
+    )
+    config.optim.rules.rest = presets.rule(r".*", "adamw", 0.005, b1=0.9, b2=0.95)
+    return config

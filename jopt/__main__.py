@@ -1,0 +1,68 @@
+"""`python -m jopt COMMAND`: the commands of an installed jopt."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from jopt.errors import nearest
+
+
+def _train(argv: Sequence[str]) -> int:
+    from jopt.training.main import main
+
+    return main(argv, process_start=_BEGIN)
+
+
+def _explain(argv: Sequence[str]) -> int:
+    from jopt.training.main import main
+
+    if argv and not argv[0].startswith("-"):
+        argv = [f"--config={argv[0]}", *argv[1:]]
+    return main([*argv, "--dry_run"], process_start=_BEGIN)
+
+
+def _report(argv: Sequence[str]) -> int:
+    from jopt.reporting.command import main
+
+    return main(argv)
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    from jopt.training.doctor import main
+
+    return main(argv)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "train": (_train, "train a config: --config=FILE[:SIZE] [--config.KEY=VALUE ...]"),
+    "explain": (_explain, "CONFIG: what each parameter gets, and what a step costs"),
+    "report": (_report, "RUN...: write report.html into run folders"),
+    "doctor": (_doctor, "versions, devices, data, and a self-test of ten seconds"),
+}
+
+_BEGIN = time.time()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command and returns its exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS:
+        close = nearest(name, COMMANDS)
+        hint = f"; did you mean {close}?" if close else ""
+        print(f"unknown command {name!r}{hint}\n{_usage()}", file=sys.stderr)
+        return 2
+    return COMMANDS[name][0](rest)
+
+
+def _usage() -> str:
+    lines = [f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: python -m jopt COMMAND [ARGUMENTS]", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,20 @@
+"""Meshes and shardings: where arrays live. Knows nothing of optimizers."""
+
+from jopt.parallel._mesh import AXES, make_mesh
+from jopt.parallel._shardings import (
+    batch_sharding,
+    put_batch,
+    replicated,
+    shard_parameters,
+    shard_state,
+)
+
+__all__ = [
+    "AXES",
+    "batch_sharding",
+    "make_mesh",
+    "put_batch",
+    "replicated",
+    "shard_parameters",
+    "shard_state",
+]

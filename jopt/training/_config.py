@@ -1,0 +1,189 @@
+"""The shape of a run's config, and its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from jopt.errors import ConfigError, nearest
+
+# Sub-trees with keys of their own: checked by the model builder and by the rules.
+_OPEN = ("model", "optim.rules")
+
+
+def default_config() -> ConfigDict:
+    """Every key of a run, with its default. The top-level keys do not change."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data": {
+                "name": "plays",
+                # A file or folder of your own text, instead of `name`.
+                "path": placeholder(str),
+                "cache_dir": placeholder(str),
+                "seq_len": 128,  # tokens
+            },
+            "model": {"name": "transformer_lm"},
+            "objective": {"name": "language_model"},
+            "optim": {
+                "order": (),
+                "rules": {},
+                # `clip`: global gradient norm; off without a value.
+                "whole_tree": {"clip": placeholder(float)},
+            },
+            "oracle": {"name": "value_and_grad", "half_difference": False},
+            "local_updates": {"name": "none"},
+            # Devices on each axis; one of them may be -1, all the rest.
+            "mesh": {"replica": 1, "data": 1, "fsdp": 1, "tensor": 1},
+            "train": {
+                "steps": 1000,
+                "batch_size": 16,  # global, sequences; holds the accumulation window
+                "accumulation": 1,  # microbatches per step
+                "compute_dtype": "auto",  # or float32, bfloat16; masters are float32
+                "log_every_steps": 10,
+                "step_timeout_secs": 0.0,  # 0: no limit
+                # `warmup` and `decay` up to 1 are fractions of the run, above it steps;
+                # `final` is a fraction of the peak.
+                "schedule": {
+                    "name": "warmup_stable_decay",
+                    "warmup": 0.02,
+                    "decay": 0.5,
+                    "final": 0.0,
+                },
+            },
+            "eval": {
+                "every_steps": 0,  # 0: only at the end
+                "batch_size": 64,  # sequences
+                "batches": 8,  # of a periodic evaluation; the last one takes every byte
+                # Tokens scored per window; the rest is context. At most seq_len.
+                "stride": placeholder(int),
+                "sample_tokens": 300,
+                "prompt": "\n",
+            },
+            # 0: only at the end and when stopped.
+            "checkpoint": {"every_steps": 0, "keep": 3},
+            "monitor": {"every_steps": 0},
+            "report": {"html": True},
+        }
+    )
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a config by dotted key.
+
+    >>> list(flatten({"a": {"b": 1}, "c": 2}))
+    [('a.b', 1), ('c', 2)]
+    """
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping | ConfigDict):
+            # An empty group stands for itself.
+            yield from flatten(value, f"{key}.") if len(value) else [(key, {})]
+        else:
+            yield key, value
+
+
+def unknown_key(key: str, known: Mapping[str, Any]) -> str:
+    """A message for a key that does not exist, with the nearest one."""
+    close = nearest(key, known)
+    if close is None:
+        return f"unknown key {key}"
+    value = known[close]
+    return (
+        f"unknown key {key}\n    did you mean  {close}  "
+        f"({type(value).__name__}, now {value!r})?"
+    )
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a whole config and raises one `ConfigError` that lists all the faults."""
+    known = dict(flatten(default_config()))
+    present = dict(flatten(config))
+    faults = [
+        unknown_key(key, known)
+        for key in present
+        if key not in known and not key.startswith(tuple(f"{o}." for o in _OPEN))
+    ]
+    faults += [
+        f"key {key} is missing; start from jopt.training.default_config()"
+        for key in known
+        if key not in present and not key.startswith(_OPEN)
+    ]
+    if not faults:
+        faults = list(_value_faults(config))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _value_faults(config: ConfigDict) -> Iterator[str]:
+    yield from _too_small(config)
+    yield from _bad_choices(config)
+    train = config.train
+    if train.accumulation >= 1 and train.batch_size % train.accumulation:
+        yield (
+            f"train.accumulation {train.accumulation} does not divide "
+            f"train.batch_size {train.batch_size}"
+        )
+    odd = train.accumulation > 1 and train.accumulation % 2
+    if config.oracle.half_difference and odd:
+        yield (
+            f"oracle.half_difference needs an even train.accumulation, or 1; found "
+            f"{train.accumulation}"
+        )
+    if train.steps * train.batch_size >= 2**32:
+        yield (
+            f"train.steps x train.batch_size is {train.steps * train.batch_size} "
+            "sequences; the data cursor counts to 4294967295"
+        )
+    stride = config.eval.stride
+    if stride is not None and not 1 <= stride <= config.data.seq_len:
+        yield (
+            f"eval.stride is {stride}; it lies in 1..data.seq_len "
+            f"({config.data.seq_len})"
+        )
+    if not config.optim.order:
+        yield "optim.order is empty; name the rules to use, for example ('all',)"
+
+
+def _too_small(config: ConfigDict) -> Iterator[str]:
+    smallest = {
+        "data.seq_len": 2,
+        "train.steps": 1,
+        "train.batch_size": 1,
+        "train.accumulation": 1,
+        "train.log_every_steps": 1,
+        "train.step_timeout_secs": 0.0,
+        "eval.every_steps": 0,
+        "eval.batch_size": 1,
+        "eval.batches": 1,
+        "eval.sample_tokens": 0,
+        "checkpoint.every_steps": 0,
+        "checkpoint.keep": 1,
+        "monitor.every_steps": 0,
+    }
+    values = dict(flatten(config))
+    for key, least in smallest.items():
+        if values[key] is None or values[key] < least:
+            yield f"{key} is {values[key]}; it must be at least {least}"
+
+
+def _bad_choices(config: ConfigDict) -> Iterator[str]:
+    choices = {
+        "data.name": ("plays",),
+        "objective.name": ("language_model",),
+        "oracle.name": ("value_and_grad",),
+        "local_updates.name": ("none",),
+        "train.compute_dtype": ("auto", "float32", "bfloat16"),
+        "train.schedule.name": ("warmup_stable_decay", "cosine", "constant"),
+        "mesh.replica": (1,),
+        "mesh.tensor": (1,),
+    }
+    values = dict(flatten(config))
+    for key, allowed in choices.items():
+        if values[key] not in allowed:
+            close = nearest(str(values[key]), [str(choice) for choice in allowed])
+            hint = f"; did you mean {close!r}?" if close else ""
+            yield f"{key} is {values[key]!r}; one of {list(allowed)} is expected{hint}"

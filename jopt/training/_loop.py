@@ -1,0 +1,183 @@
+"""The training loop. The order inside it is part of the contract."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+
+from jopt.reporting import Console, MetricsLog
+from jopt.training._checkpoints import Checkpoints
+from jopt.training._evaluation import evaluate
+from jopt.training._plan import Plan
+from jopt.training._run_folder import RunFolder
+from jopt.training._signals import StopSignals
+from jopt.training._source import Source
+from jopt.training._state import TrainState
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+class Loop:
+    """Trains a plan from a state until its last step or a stop signal.
+
+    One round: evaluate if due, save if due, take the batch at the cursor, step, hand
+    over the metrics of the *last* step, check for a stop signal. The cursor moves
+    only with the step, so a checkpoint always names the next unseen example; metrics
+    are read one step late, so the device never waits for the host.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: Source,
+        folder: RunFolder,
+        checkpoints: Checkpoints,
+        log: MetricsLog,
+        console: Console,
+        signals: StopSignals,
+        process_start: float,
+    ) -> None:
+        self._plan = plan
+        self._config = plan.config
+        self._source = source
+        self._folder = folder
+        self._checkpoints = checkpoints
+        self._log = log
+        self._console = console
+        self._signals = signals
+        self._process_start = process_start
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._clock = _Clock()
+        # Queued collectives on few cores deadlock (CPU devices share the cores).
+        self._wait = plan.mesh.size > 1 and jax.default_backend() == "cpu"
+
+    def run(self, state: TrainState) -> tuple[TrainState, bool]:
+        """Returns the last state, and whether the run is complete."""
+        config = self._config
+        first = step = int(state.step)
+        cursor = int(state.cursor)
+        self._log.write({"event": "start", "step": step, "tokens": self._tokens(step)})
+        while step < config.train.steps:
+            if _due(step, config.eval.every_steps) and step > first:
+                self._evaluate(step, state)
+            if _due(step, config.checkpoint.every_steps) and step > first:
+                self._save(step, state)
+            batch = self._plan.put(self._source.batch(cursor))
+            state, metrics = self._plan.step(state, batch)
+            step += 1
+            cursor += config.train.batch_size
+            if self._wait:
+                jax.block_until_ready(state)
+            self._hand_over(step, metrics, first)
+            if self._signals.received is not None and step < config.train.steps:
+                self._save(step, state)
+                return state, False
+        self._flush()
+        if self._checkpoints.latest() != step:
+            self._save(step, state)
+        return state, True
+
+    @property
+    def tokens_per_sec(self) -> float:
+        """Training tokens per second, without compilation, evaluation and saves."""
+        return self._clock.rate()
+
+    def _hand_over(self, step: int, metrics: dict[str, jax.Array], first: int) -> None:
+        if step == first + 1:
+            jax.block_until_ready(metrics)
+            startup = time.time() - self._process_start
+            self._console.say(f"first step after {startup:.1f} s")
+            self._clock.start()
+        else:
+            self._clock.add(self._tokens(1))
+        self._flush()
+        self._pending = (step, metrics)
+
+    def _flush(self) -> None:
+        """Reads the metrics of the step before the one in flight."""
+        if self._pending is None:
+            return
+        step, on_device = self._pending
+        self._pending = None
+        every = self._config.train.log_every_steps
+        if step % every and step != self._config.train.steps:
+            return
+        metrics = {name: float(x) for name, x in jax.device_get(on_device).items()}
+        rate = self._clock.rate()
+        self._log.write(
+            {
+                "step": step,
+                "tokens": self._tokens(step),
+                **metrics,
+                "time/tokens_per_sec": rate,
+            }
+        )
+        loss = metrics["train/loss"]
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the training loss is {loss} at step {step}; the last good state is "
+                f"step {self._checkpoints.latest()} in {self._folder.checkpoints}"
+            )
+        remaining = self._tokens(self._config.train.steps - step) / max(rate, 1.0)
+        if step % (10 * every) == 0 or step == self._config.train.steps:
+            self._folder.set_status("running", step=step)
+            self._console.progress(step, loss, rate, remaining)
+
+    def _save(self, step: int, state: TrainState) -> None:
+        self._flush()
+        with self._clock.pause():
+            self._checkpoints.save(step, state)
+
+    def _evaluate(self, step: int, state: TrainState) -> None:
+        self._flush()
+        with self._clock.pause():
+            result = evaluate(
+                self._plan.sums,
+                state,
+                self._source.evaluation(whole=False),
+                self._plan.put,
+            )
+        self._log.write({"step": step, "tokens": self._tokens(step), **result})
+        self._console.say(
+            f"step {step}: validation {result['eval/bits_per_byte']:.4f} bits/byte "
+            f"on {result['eval/tokens']:,.0f} bytes"
+        )
+
+    def _tokens(self, steps: int) -> int:
+        return steps * self._config.train.batch_size * self._config.data.seq_len
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step > 0 and step % every == 0
+
+
+class _Clock:
+    """Tokens over the seconds spent on training steps alone."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._begin = self._now = time.monotonic()
+        self._paused = 0.0
+
+    def start(self) -> None:
+        self._begin = self._now = time.monotonic()
+
+    def add(self, tokens: int) -> None:
+        self._tokens += tokens
+        self._now = time.monotonic()
+
+    def rate(self) -> float:
+        elapsed = self._now - self._begin - self._paused
+        return self._tokens / elapsed if elapsed > 0 else 0.0
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self._paused += time.monotonic() - begin

@@ -1,0 +1,158 @@
+"""Gradient oracles: from an objective to gradients.
+
+A step is oracle, optimizer update, apply. What an algorithm wants to do differently
+with a batch (accumulate it, perturb the parameters, keep environments apart) is an
+oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jopt.errors import ConfigError
+from jopt.objectives import Aux
+
+PyTree = Any
+
+
+class Gradients(NamedTuple):
+    """What one step knows of the objective.
+
+    Attributes:
+        value: the objective on the whole window, a float32 scalar.
+        grads: its gradient, one leaf per parameter.
+        aux: the objective's `Aux` (metrics, new model state, taps).
+        half_difference: half the difference between the gradients of two halves of the
+            window, with the covariance of the noise in `grads`; None unless asked for.
+        grad_fn: `grad_fn(params)`, the gradient on the same window at other parameters.
+    """
+
+    value: jax.Array
+    grads: PyTree
+    aux: Any
+    half_difference: PyTree | None
+    grad_fn: Callable[[PyTree], PyTree]
+
+
+class Oracle(NamedTuple):
+    """A pair of pure functions.
+
+    Attributes:
+        init: `init(params) -> oracle_state`.
+        apply: `apply(oracle_state, params, model_state, batch, key) -> (Gradients,
+            oracle_state)`.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    apply: Callable[..., tuple[Gradients, PyTree]]
+
+
+def value_and_grad(
+    objective: Callable[..., tuple[jax.Array, Any]],
+    *,
+    accumulation: int = 1,
+    half_difference: bool = False,
+) -> Oracle:
+    """The gradient of an objective over a window of `accumulation` microbatches.
+
+    The batch holds the whole window. Microbatch k takes the rows k, k + K, k + 2K,
+    ... so that each device of a data mesh keeps its own rows. Microbatches count by
+    the sum of their `mask`, hence the result is the gradient of the whole window's
+    mean whatever the masks are. The sums are float32; memory is one microbatch's
+    activations plus one gradient (two with `half_difference`).
+
+    Args:
+        objective: `objective(params, model_state, batch, key) -> (value, Aux)`.
+        accumulation: number of microbatches K, static; must divide the batch.
+        half_difference: also return sum_k s_k w_k g_k with s = +1 for the first K/2
+            microbatches and -1 for the rest. With K = 1 the batch is halved. It costs
+            no second backward pass.
+
+    Metrics are averaged like the value, except `tokens`, which is summed. Taps come
+    stacked over microbatches when K > 1.
+
+    Fails: `ConfigError` for an odd K > 1 with `half_difference`, or a batch that K does
+    not divide.
+    """
+    if accumulation < 1:
+        raise ConfigError(
+            f"train.accumulation is {accumulation}; it must be at least 1"
+        )
+    if half_difference and accumulation > 1 and accumulation % 2:
+        raise ConfigError(
+            f"half_difference needs an even number of microbatches, but "
+            f"train.accumulation is {accumulation}; use {accumulation + 1}, or 1 to "
+            "halve the batch"
+        )
+    microbatches = 2 if half_difference and accumulation == 1 else accumulation
+
+    def gradients(params, model_state, batch, key):
+        if microbatches == 1:
+            (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(
+                params, model_state, batch, key
+            )
+            return value, grads, aux, None
+        return _accumulate(
+            objective, params, model_state, batch, key, microbatches, half_difference
+        )
+
+    def apply(oracle_state, params, model_state, batch, key):
+        value, grads, aux, difference = gradients(params, model_state, batch, key)
+
+        def grad_fn(other):
+            return gradients(other, model_state, batch, key)[1]
+
+        return Gradients(value, grads, aux, difference, grad_fn), oracle_state
+
+    return Oracle(init=lambda params: {}, apply=apply)
+
+
+def _accumulate(objective, params, model_state, batch, key, count, half_difference):
+    micro = {name: _split_rows(rows, count, name) for name, rows in batch.items()}
+    weights_K = micro["mask"].reshape(count, -1).sum(axis=1).astype(jnp.float32)
+    weights_K = weights_K / jnp.maximum(weights_K.sum(), 1.0)
+    signs_K = jnp.where(jnp.arange(count) < count // 2, 1.0, -1.0)
+    keys_K = jax.random.split(key, count)
+    grad_fn = jax.value_and_grad(objective, has_aux=True)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+
+    def add(total, grads, weight):
+        return jax.tree.map(lambda t, g: t + weight * g.astype(t.dtype), total, grads)
+
+    def body(carry, inputs):
+        total, difference, model_state = carry
+        rows, weight, sign, key = inputs
+        (value, aux), grads = grad_fn(params, model_state, rows, key)
+        total = add(total, grads, weight)
+        if half_difference:
+            difference = add(difference, grads, weight * sign)
+        return (total, difference, aux.model_state), (value, aux.metrics, aux.taps)
+
+    start = (zeros, zeros if half_difference else None, model_state)
+    (total, difference, model_state), (values_K, metrics_K, taps_K) = jax.lax.scan(
+        body, start, (micro, weights_K, signs_K, keys_K)
+    )
+
+    def like_params(tree):
+        return jax.tree.map(lambda g, p: g.astype(p.dtype), tree, params)
+
+    metrics = {
+        name: (per_K.sum(0) if name == "tokens" else jnp.tensordot(weights_K, per_K, 1))
+        for name, per_K in metrics_K.items()
+    }
+    aux = Aux(metrics, model_state, taps_K)
+    value = jnp.dot(weights_K, values_K)
+    return value, like_params(total), aux, difference
+
+
+def _split_rows(rows: jax.Array, count: int, name: str) -> jax.Array:
+    if rows.shape[0] % count:
+        raise ConfigError(
+            f"{count} microbatches do not divide the {rows.shape[0]} rows of {name}; "
+            "change train.batch_size or train.accumulation"
+        )
+    return rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]).swapaxes(0, 1)

@@ -1,0 +1,135 @@
+"""A config made into what the loop needs: model, data, oracle, optimizer, mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jopt import models, objectives
+from jopt.optimizers import Optimizer, build
+from jopt.parallel import batch_sharding, make_mesh, put_batch
+from jopt.training._config import validate
+from jopt.training._oracles import Oracle, value_and_grad
+from jopt.training._platform import compute_dtype
+from jopt.training._state import TrainState, state_factory, state_shardings
+from jopt.training._step import make_step
+
+PyTree = Any
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """A validated copy of a config in which nothing is left to this machine.
+
+    `train.compute_dtype = auto` becomes a type, one of the mesh axes may have been -1.
+    Asks JAX for its devices.
+    """
+    validate(config)
+    config = config.copy_and_resolve_references()
+    backend = jax.default_backend()
+    config.train.compute_dtype = compute_dtype(config.train.compute_dtype, backend)
+    config.model.compute_dtype = config.train.compute_dtype
+    mesh = make_mesh(**config.mesh)
+    for axis, size in mesh.shape.items():
+        config.mesh[axis] = size
+    return config.lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything about a run that needs no data: shapes, optimizer, programs.
+
+    Attributes:
+        config: resolved.
+        mesh: the devices.
+        model: pure functions and matrix views.
+        oracle: from objective to gradients.
+        optimizer: the transformation, its needs and its table.
+        shapes: the state as `ShapeDtypeStruct` with shardings.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    model: models.Model
+    oracle: Oracle
+    optimizer: Optimizer
+    shapes: TrainState
+
+    def init(self) -> TrainState:
+        """The first state, placed on the mesh."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
+        return jax.jit(self._make_state(), out_shardings=shardings)()
+
+    def _make_state(self) -> Callable[[], TrainState]:
+        return _make_state(self.config, self.model, self.optimizer, self.oracle)
+
+    @functools.cached_property
+    def step(self) -> Callable[..., Any]:
+        """The jitted training step; it takes over the buffers of the state."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
+        return jax.jit(
+            make_step(self.oracle, self.optimizer),
+            in_shardings=(shardings, batch_sharding(self.mesh)),
+            out_shardings=(shardings, None),
+            donate_argnums=0,
+        )
+
+    @functools.cached_property
+    def sums(self) -> Callable[..., Any]:
+        """The jitted evaluation sums of one batch."""
+        return jax.jit(objectives.language_model_sums(self.model))
+
+    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A host's rows as global arrays."""
+        return put_batch(batch, batch_sharding(self.mesh))
+
+
+def make_plan(config: ConfigDict) -> Plan:
+    """Builds a plan from a resolved config; no array is made.
+
+    Fails: `ConfigError` for a model, a rule or a mesh that cannot be.
+    """
+    mesh = make_mesh(**config.mesh)
+    model = models.build(config.model)
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), _example_batch(config))
+    optimizer = build(config, params, matrix_specs=model.matrix_specs)
+    oracle = value_and_grad(
+        objectives.language_model(model),
+        accumulation=config.train.accumulation,
+        half_difference=config.oracle.half_difference
+        or "half_difference" in optimizer.needs,
+    )
+    shapes = jax.eval_shape(_make_state(config, model, optimizer, oracle))
+    shardings = state_shardings(shapes, mesh)
+    shapes = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        shapes,
+        shardings,
+    )
+    return Plan(config, mesh, model, oracle, optimizer, shapes)
+
+
+def _make_state(
+    config: ConfigDict, model: models.Model, optimizer: Optimizer, oracle: Oracle
+) -> Callable[[], TrainState]:
+    return state_factory(
+        model.init, optimizer.tx.init, oracle.init, _example_batch(config), config.seed
+    )
+
+
+def _example_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    shape = (1, config.data.seq_len)
+    return {
+        "inputs": np.zeros(shape, np.int32),
+        "targets": np.zeros(shape, np.int32),
+        "mask": np.ones(shape, np.float32),
+        "domain": np.zeros(shape[:1], np.int32),
+    }

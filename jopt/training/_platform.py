@@ -1,0 +1,68 @@
+"""What must be set before JAX touches a device, by measured jaxlib version."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from pathlib import Path
+
+# Measured on two x86 machines (docs/performance.md). The flag makes bfloat16 matrix
+# products on a CPU 2-5 times faster on jaxlib 0.12 and does nothing on 0.10. An unknown
+# flag ends the process, so a version that is not listed gets none.
+_CPU_FLAGS = {"0.12": ("--xla_cpu_experimental_onednn_custom_call=true",)}
+
+
+def jaxlib_series() -> str:
+    """The first two numbers of the installed jaxlib version, for example `0.12`."""
+    return ".".join(metadata.version("jaxlib").split(".")[:2])
+
+
+def set_xla_flags() -> tuple[str, ...]:
+    """Adds the measured CPU flags to XLA_FLAGS; the user's own settings win.
+
+    Must run before the first device query. Returns the flags that are in force.
+    """
+    own = os.environ.get("XLA_FLAGS", "")
+    added = [
+        flag
+        for flag in _CPU_FLAGS.get(jaxlib_series(), ())
+        if flag.split("=")[0] not in own
+    ]
+    if added:
+        os.environ["XLA_FLAGS"] = " ".join([*added, own]).strip()
+    return tuple(os.environ.get("XLA_FLAGS", "").split())
+
+
+def fast_cpu_bfloat16() -> bool:
+    """Whether bfloat16 is the faster compute type on a CPU under the flags in force."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return all(flag in flags for flag in _CPU_FLAGS.get(jaxlib_series(), ("none",)))
+
+
+def compute_dtype(name: str, backend: str) -> str:
+    """Resolves `auto`: bfloat16 where it is the faster type, else float32."""
+    if name != "auto":
+        return name
+    fast = backend != "cpu" or fast_cpu_bfloat16()
+    return "bfloat16" if fast else "float32"
+
+
+def set_compilation_cache() -> Path | None:
+    """Turns on JAX's persistent compilation cache where it works.
+
+    Programs compiled under the CPU flags above cannot be stored (measured: the write
+    fails and warns), so the cache stays off there. A cache folder that the user has set
+    is left alone. Returns the folder in use, if any.
+    """
+    import jax
+
+    from jopt.data import cache_folder
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        return Path(jax.config.jax_compilation_cache_dir)
+    if _CPU_FLAGS.get(jaxlib_series()) and fast_cpu_bfloat16():
+        return None
+    folder = cache_folder() / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return folder

@@ -1,0 +1,137 @@
+"""One run from its folder's present state to its end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import jax
+
+from jopt import models
+from jopt.errors import CheckpointError
+from jopt.reporting import Console, MetricsLog, write_report
+from jopt.training._checkpoints import Checkpoints
+from jopt.training._evaluation import evaluate
+from jopt.training._loop import DivergedError, Loop
+from jopt.training._plan import Plan
+from jopt.training._run_folder import RunFolder
+from jopt.training._signals import (
+    EXIT_DONE,
+    EXIT_FAILURE,
+    EXIT_PREEMPTED,
+    StopSignals,
+)
+from jopt.training._source import Source, load_source
+from jopt.training._state import TrainState
+from jopt.tree import digest
+
+
+def run(
+    plan: Plan, folder: RunFolder, signals: StopSignals, *, process_start: float
+) -> int:
+    """Starts or resumes the run in `folder` and returns the process's exit code."""
+    config = plan.config
+    source = load_source(config)
+    checkpoints = Checkpoints(folder.checkpoints, keep=config.checkpoint.keep)
+    state = _first_state(plan, checkpoints)
+    first = int(state.step)
+    console = Console(config.train.steps, first=first)
+    log = MetricsLog(folder.metrics)
+    folder.set_status("running", step=first)
+    console.say(_opening(plan, folder, first))
+    loop = Loop(plan, source, folder, checkpoints, log, console, signals, process_start)
+    try:
+        state, complete = loop.run(state)
+        if not complete:
+            folder.set_status("preempted", step=int(state.step))
+            console.say(
+                f"stopped by {signals.received} at step {int(state.step)}, saved; the "
+                "same command goes on from there"
+            )
+            return EXIT_PREEMPTED
+        result = _evaluate(plan, source, state, log)
+        sample = _sample(plan, state)
+        seconds = time.time() - process_start
+        headline = f"{result['eval/bits_per_byte']:.4f} validation bits/byte"
+        folder.set_status(
+            "done",
+            step=int(state.step),
+            headline=headline,
+            result={
+                **result,
+                "tokens_per_sec": loop.tokens_per_sec,
+                "wall_secs": seconds,
+                "params_sha256": digest(state.params),
+            },
+            sample=sample,
+        )
+        if sample:
+            console.say(f"\na sampled passage:\n{sample}\n")
+        console.say(
+            f"done: {headline} on {result['eval/tokens']:,.0f} bytes, "
+            f"{loop.tokens_per_sec:,.0f} tokens/s, {seconds:.0f} s from process start"
+        )
+        if config.report.html:
+            console.say(f"report: {write_report(folder.path)}")
+        return EXIT_DONE
+    except DivergedError as error:
+        folder.set_status("diverged", reason=str(error))
+        print(f"DivergedError: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    finally:
+        console.close()
+        log.close()
+        checkpoints.close()
+
+
+def _first_state(plan: Plan, checkpoints: Checkpoints) -> TrainState:
+    """The newest committed state of this run, else a new one."""
+    step = checkpoints.latest()
+    if step is None:
+        return plan.init()
+    state = checkpoints.restore(step, plan.shapes)
+    if int(state.step) != step:
+        raise CheckpointError(
+            f"the checkpoint of step {step} holds step {int(state.step)}; move "
+            f"{checkpoints.folder}/{step} away to use the one before"
+        )
+    return state
+
+
+def _opening(plan: Plan, folder: RunFolder, first: int) -> str:
+    config = plan.config
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(plan.shapes.params))
+    devices = "x".join(str(size) for size in plan.mesh.shape.values())
+    start = f"resuming at step {first}" if first else "starting"
+    return (
+        f"{folder.path}: {start} of {config.train.steps}, {parameters:,} parameters, "
+        f"{config.train.compute_dtype}, mesh {devices} on {jax.default_backend()}"
+    )
+
+
+def _evaluate(
+    plan: Plan, source: Source, state: TrainState, log: MetricsLog
+) -> dict[str, Any]:
+    """The final evaluation: every byte of the validation split once."""
+    result = evaluate(plan.sums, state, source.evaluation(whole=True), plan.put)
+    tokens = int(state.step) * plan.config.train.batch_size * plan.config.data.seq_len
+    log.write({"step": int(state.step), "tokens": tokens, "final": True, **result})
+    return result
+
+
+def _sample(plan: Plan, state: TrainState) -> str:
+    """Text that the model writes, the same for the same parameters and seed."""
+    config = plan.config.eval
+    if not config.sample_tokens:
+        return ""
+    tokens = models.generate(
+        plan.model,
+        state.params,
+        state.model_state,
+        config.prompt.encode(),
+        key=jax.random.key(plan.config.seed),
+        num_tokens=config.sample_tokens,
+        temperature=0.8,
+    )
+    return bytes(int(t) for t in tokens).decode("utf-8", errors="replace")

@@ -1,0 +1,168 @@
+"""The folder of a run: plain files, never overwritten silently."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jopt.errors import ConfigError
+from jopt.training._config import flatten
+
+PACKAGES = ("jopt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """A resolved config as dotted keys and JSON values."""
+    return json.loads(json.dumps(dict(flatten(config)), sort_keys=True))
+
+
+def default_folder(config_name: str, config: ConfigDict) -> Path:
+    """`runs/<config>-<8 hex digits of the resolved config>`."""
+    text = json.dumps(plain(config), sort_keys=True)
+    return (
+        Path("runs") / f"{config_name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    )
+
+
+class RunFolder:
+    """Creates a run's folder, or finds the same run in it.
+
+    Fails: `ConfigError` when the folder cannot be made, belongs to something else, or
+    holds a run of another config; nothing in it is touched then.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config_name: str,
+        config: ConfigDict,
+        *,
+        overrides: dict[str, Any],
+        command: Sequence[str],
+    ) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self._begin = time.time()
+        self._make_folder()
+        if (path / "config.json").exists():
+            self._check_same(plain(config))
+        else:
+            self._check_empty()
+            record = {
+                "config_name": config_name,
+                "config": json.loads(config.to_json_best_effort()),
+                "flat_config": plain(config),
+                "overrides": {key: str(value) for key, value in overrides.items()},
+                "sweep": None,
+                "versions": versions(),
+                "commit": commit(),
+                "devices": [str(device) for device in jax.devices()],
+                "command": list(command),
+            }
+            write_json(path / "config.json", record)
+
+    def _make_folder(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".write-test-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"workdir {self.path} cannot be written: {error.strerror}; choose "
+                "another with --workdir=FOLDER"
+            ) from None
+
+    def _check_same(self, wanted: dict[str, Any]) -> None:
+        try:
+            present = json.loads((self.path / "config.json").read_text())["flat_config"]
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ConfigError(
+                f"{self.path}/config.json cannot be read ({error}); choose another "
+                "--workdir, or move that folder away"
+            ) from None
+        keys = sorted(
+            key
+            for key in wanted.keys() | present.keys()
+            if wanted.get(key) != present.get(key)
+        )
+        if keys:
+            shown = "\n".join(
+                f"    {key}: {present.get(key)!r} there, {wanted.get(key)!r} now"
+                for key in keys[:8]
+            )
+            raise ConfigError(
+                f"workdir {self.path} holds a run of another config:\n{shown}\n"
+                "  choose another --workdir, or none for a folder named by the config"
+            )
+
+    def _check_empty(self) -> None:
+        if any(self.path.iterdir()):
+            raise ConfigError(
+                f"workdir {self.path} is not empty and holds no jopt run (no "
+                "config.json); choose another with --workdir=FOLDER"
+            )
+
+    def status(self) -> dict[str, Any]:
+        """The last status written, `{"state": "pending"}` before the first."""
+        path = self.path / "status.json"
+        if not path.exists():
+            return {"state": "pending"}
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def set_status(self, state: str, **details: Any) -> None:
+        """Replaces `status.json` in one move."""
+        record = {
+            "state": state,
+            "heartbeat": time.time(),
+            "pid": os.getpid(),
+            **details,
+        }
+        write_json(self.path / "status.json", record)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Writes a file that is either the old or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", "utf-8")
+    temporary.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that a result depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """The commit of the checkout that jopt is imported from, or `unknown`."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return "unknown"
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"

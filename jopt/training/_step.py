@@ -1,0 +1,90 @@
+"""One training step: oracle, optimizer update, apply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jopt.optimizers import Optimizer
+from jopt.training._oracles import Gradients, Oracle
+from jopt.training._state import TrainState
+from jopt.tree import global_norm, path_string
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+
+
+def make_step(
+    oracle: Oracle, optimizer: Optimizer
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """A pure function `(state, batch) -> (state, metrics)`, not yet jitted.
+
+    The batch holds the whole accumulation window. Metrics are float32 scalars: the
+    objective's, `grad_norm`, `update_norm`, `param_norm`, and whatever transforms
+    report through a `metrics` field of their state.
+    """
+
+    def step(state: TrainState, batch: dict[str, jax.Array]):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        gradients, oracle_state = oracle.apply(
+            state.oracle_state, state.params, state.model_state, batch, key
+        )
+        updates, opt_state = optimizer.tx.update(
+            gradients.grads,
+            state.opt_state,
+            state.params,
+            **_extra_args(optimizer.needs, gradients, key),
+        )
+        params = optax.apply_updates(state.params, updates)
+        rows = batch["inputs"].shape[0]
+        metrics = {
+            **{f"train/{name}": x for name, x in gradients.aux.metrics.items()},
+            "train/grad_norm": global_norm(gradients.grads),
+            "train/update_norm": global_norm(updates),
+            "train/param_norm": global_norm(params),
+            **state_metrics(opt_state),
+        }
+        new_state = TrainState(
+            step=state.step + 1,
+            cursor=state.cursor + jnp.uint32(rows),
+            params=params,
+            model_state=gradients.aux.model_state,
+            opt_state=opt_state,
+            oracle_state=oracle_state,
+            key=state.key,
+        )
+        return new_state, metrics
+
+    return step
+
+
+def _extra_args(
+    needs: frozenset[str], gradients: Gradients, key: jax.Array
+) -> dict[str, Any]:
+    """The extra arguments in use; nothing is computed for the others."""
+    available = {
+        "value": gradients.value,
+        "grad_fn": gradients.grad_fn,
+        "half_difference": gradients.half_difference,
+        "key": key,
+    }
+    return {name: available[name] for name in needs}
+
+
+def state_metrics(opt_state: PyTree) -> Metrics:
+    """The `metrics` fields of all states in a tree, each named by its path."""
+
+    def reports(node: Any) -> bool:
+        return isinstance(getattr(node, "metrics", None), dict)
+
+    nodes, _ = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=reports)
+    return {
+        f"optim/{path_string(path)}/{name}": value
+        for path, node in nodes
+        if reports(node)
+        for name, value in node.metrics.items()
+    }

@@ -1,0 +1,90 @@
+"""`python train.py`: from a command line to a trained model."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from jopt.errors import CheckpointError, ConfigError, DataError
+from jopt.training._platform import set_compilation_cache, set_xla_flags
+from jopt.training._signals import (
+    EXIT_DONE,
+    EXIT_FAILURE,
+    EXIT_USAGE,
+    StopSignals,
+)
+
+USAGE = """\
+usage: python train.py --config=FILE[:SIZE] [--config.KEY=VALUE ...]
+                       [--workdir=FOLDER] [--dry_run]
+
+  --config    a Python file with get_config(size), for example configs/muon_lm.py:micro
+  --config.*  change one value, for example
+  --config.optim.rules.matrix.learning_rate=0.03 --workdir   folder of the run;
+  runs/<config>-<hash of the config> by default. The same
+              command again resumes the run that is there.
+  --dry_run   show the plan (parameters, optimizers, sizes), train nothing
+
+exit codes: 0 done, 1 failure, 2 bad config or usage, 75 stopped and resumable
+"""
+
+
+def main(
+    argv: Sequence[str] | None = None, *, process_start: float | None = None
+) -> int:
+    """Runs one training command and returns its exit code.
+
+    Args:
+        argv: the command line without the program's name; `sys.argv[1:]` by default.
+        process_start: `time.time()` when the process began, for the figures printed.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if {"--help", "-h"} & set(argv):
+        print(USAGE, end="")
+        return EXIT_DONE
+    with StopSignals() as signals:
+        try:
+            return _train(argv, signals, process_start or time.time())
+        except ConfigError as error:
+            return _fail(error, EXIT_USAGE)
+        except (DataError, CheckpointError) as error:
+            return _fail(error, EXIT_FAILURE)
+
+
+def _fail(error: Exception, code: int) -> int:
+    lines = "\n  ".join(str(error).splitlines())
+    print(f"{type(error).__name__}: {lines}", file=sys.stderr)
+    return code
+
+
+def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> int:
+    set_xla_flags()
+    # Imports of a second or more come after the flags, and not for --help.
+    from jopt.training._explain import explain
+    from jopt.training._flags import parse
+    from jopt.training._plan import make_plan, resolve
+    from jopt.training._run import run
+    from jopt.training._run_folder import RunFolder, default_folder
+
+    line = parse(argv)
+    if line.rest:
+        raise ConfigError(f"unexpected argument {line.rest[0]!r}; see --help")
+    config = resolve(line.config)
+    set_compilation_cache()
+    plan = make_plan(config)
+    if line.dry_run:
+        print(explain(plan))
+        return EXIT_DONE
+    folder = RunFolder(
+        line.workdir or default_folder(line.config_name, config),
+        line.config_name,
+        config,
+        overrides=line.overrides,
+        command=["python", "train.py", *argv],
+    )
+    status = folder.status()
+    if status["state"] == "done":
+        print(f"{folder.path} is finished: {status['headline']}")
+        return EXIT_DONE
+    return run(plan, folder, signals, process_start=process_start)

@@ -1,0 +1,69 @@
+"""Bases that config files build on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jopt.errors import ConfigError, nearest
+from jopt.training._config import default_config
+
+
+def rule(match: str, name: str, learning_rate: float, **options: Any) -> ConfigDict:
+    """One optimizer rule: parameters whose path matches `match` go to optimizer `name`.
+
+    >>> rule(r"blocks/.*", "muon", 0.02).learning_rate
+    0.02
+    """
+    return ConfigDict(
+        {"match": match, "name": name, "learning_rate": float(learning_rate), **options}
+    )
+
+
+def language_model(size: str = "") -> ConfigDict:
+    """A byte language model on the plays, without optimizer rules.
+
+    Args:
+        size: `micro` (half a minute on two CPU cores), `tiny` (five minutes, the
+            default) or `small` (an hour).
+    """
+    from jopt import models
+
+    size = size or "tiny"
+    if size not in _RUNS:
+        close = nearest(size, _RUNS)
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise ConfigError(
+            f"unknown size {size!r}; one of {list(_RUNS)} is expected{hint}"
+        )
+    config = default_config()
+    config.model = ConfigDict({**models.default_config(), **models.SIZES[size]})
+    for key, value in _RUNS[size].items():
+        config.update_from_flattened_dict({key: value})
+    return config
+
+
+# What a size means besides the model: see the headers of configs/*.py for results.
+_RUNS: dict[str, dict[str, Any]] = {
+    "micro": {
+        "data.seq_len": 128,
+        "train.batch_size": 8,
+        "train.steps": 600,
+        "checkpoint.every_steps": 200,
+    },
+    "tiny": {
+        "data.seq_len": 128,
+        "train.batch_size": 16,
+        "train.steps": 2000,
+        "eval.every_steps": 500,
+        "checkpoint.every_steps": 500,
+    },
+    "small": {
+        "data.seq_len": 256,
+        "train.batch_size": 8,
+        "train.steps": 10000,
+        "eval.every_steps": 1000,
+        "checkpoint.every_steps": 1000,
+    },
+}

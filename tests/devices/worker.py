@@ -1,0 +1,55 @@
+"""Trains a small model on one mesh and writes what a test compares.
+
+python worker.py CONFIG DATA FSDP OUT STEP [STEP ...]
+"""
+
+import sys
+
+import jax
+import numpy as np
+
+from jopt.training._flags import parse
+from jopt.training._plan import make_plan, resolve
+from jopt.training._source import load_source
+from jopt.tree import named_leaves
+
+
+def main(config: str, data: str, fsdp: str, out: str, *steps: str) -> None:
+    flags = [
+        f"--config={config}",
+        f"--config.mesh.data={data}",
+        f"--config.mesh.fsdp={fsdp}",
+        "--config.model.num_layers=2",
+        "--config.model.embed_dim=32",
+        "--config.model.num_heads=2",
+        "--config.data.seq_len=32",
+        "--config.train.batch_size=8",
+        f"--config.train.steps={max(map(int, steps))}",
+        "--config.train.compute_dtype=float32",
+    ]
+    plan = make_plan(resolve(parse(flags).config))
+    source = load_source(plan.config)
+    state = plan.init()
+    arrays, losses, cursor = {}, [], 0
+    wanted = {int(step) for step in steps}
+    for step in range(1, max(wanted) + 1):
+        state, metrics = plan.step(state, plan.put(source.batch(cursor)))
+        # Queued collectives deadlock on few cores: wait for each step.
+        jax.block_until_ready(state)
+        losses.append(float(metrics["train/loss"]))
+        cursor += plan.config.train.batch_size
+        if step in wanted:
+            for path, leaf in named_leaves(state.params).items():
+                arrays[f"{step}:{path}"] = np.asarray(leaf)
+    sharded = [
+        path
+        for path, leaf in named_leaves((state.params, state.opt_state)).items()
+        if not leaf.is_fully_replicated
+    ]
+    np.savez(
+        out, losses=np.array(losses), sharded=len(sharded), cursor=state.cursor, **arrays
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

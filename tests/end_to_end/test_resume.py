@@ -1,0 +1,77 @@
+"""A broken run, run again, ends bit for bit where the unbroken one ends."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+import pytest
+
+STEPS = ("--config.train.steps=60", "--config.train.log_every_steps=1")
+SAVES = ("--config.checkpoint.every_steps=10",)
+
+
+@pytest.fixture
+def unbroken(training):
+    """Final digest of the run that nothing stopped, for some flags."""
+
+    def final(*flags: str) -> str:
+        done = training.run(*STEPS, *SAVES, *flags, workdir="unbroken")
+        assert done.returncode == 0, done.stderr
+        return training.digest("unbroken")
+
+    return final
+
+
+def test_kill_9_at_a_random_step(training, unbroken):
+    expected = unbroken()
+    step = random.Random().randint(11, 55)
+    process = training.start(*STEPS, *SAVES)
+    training.wait_for(process, lambda: training.last_step() >= step)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert training.status()["state"] == "running"
+
+    again = training.run(*STEPS, *SAVES)
+    assert again.returncode == 0, again.stderr
+    assert "resuming at step" in again.stdout
+    assert training.digest() == expected, f"killed at step {step}"
+
+
+def test_three_stops_in_a_chain_inside_accumulation(training, unbroken):
+    flags = ("--config.train.accumulation=4",)
+    expected = unbroken(*flags)
+    for step, name in ((7, "SIGTERM"), (23, "SIGINT"), (41, "SIGTERM")):
+        process = training.start(*STEPS, *SAVES, *flags)
+        training.wait_for(
+            process, lambda step=step: step <= training.last_step() < step + 15
+        )
+        process.send_signal(getattr(signal, name))
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 75, err
+        assert training.status()["state"] == "preempted"
+        assert f"stopped by {name}" in out
+    again = training.run(*STEPS, *SAVES, *flags)
+    assert again.returncode == 0, again.stderr
+    assert training.digest() == expected
+
+    finished = training.run(*STEPS, *SAVES, *flags)
+    assert finished.returncode == 0
+    assert "is finished" in finished.stdout
+
+
+def test_second_signal_leaves_at_once(training):
+    process = training.start(*STEPS, *SAVES, "--config.train.steps=100000")
+    training.wait_for(process, lambda: training.last_step() >= 12)
+    committed = max(int(p.name) for p in (training.folder / "run/checkpoints").iterdir())
+    # Two signals while the main thread is stopped arrive together, so that the second
+    # is handled before the step that the first one waits for can end.
+    process.send_signal(signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    kept = {int(p.name) for p in (training.folder / "run/checkpoints").iterdir()}
+    assert committed in kept
