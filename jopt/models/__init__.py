@@ -1,0 +1,53 @@
+"""Models: pure functions over nested dicts, whatever module system is behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jopt.errors import ConfigError, nearest
+from jopt.models._generate import generate as generate
+from jopt.models._linen import linen_model as linen_model
+from jopt.models._model import Model as Model
+from jopt.models._nnx import nnx_model as nnx_model
+from jopt.models._taps import Taps as Taps
+from jopt.models._taps import activation_gram as activation_gram
+from jopt.models._transformer import transformer_lm as transformer_lm
+from jopt.models._transformer_config import SIZES as SIZES
+from jopt.models._transformer_config import TransformerConfig as TransformerConfig
+from jopt.models._transformer_config import default_config as default_config
+
+__all__ = [
+    "CATALOG",
+    "SIZES",
+    "Model",
+    "Taps",
+    "TransformerConfig",
+    "activation_gram",
+    "build",
+    "default_config",
+    "generate",
+    "linen_model",
+    "nnx_model",
+    "transformer_lm",
+]
+
+CATALOG = {"transformer_lm": transformer_lm}
+
+
+def build(config: Any) -> Model:
+    """The model that `config.name` selects from `CATALOG`, built from the same config.
+
+    >>> from ml_collections import ConfigDict
+    >>> build(ConfigDict(default_config("micro"))).vocab_size
+    256
+    """
+    is_mapping = isinstance(config, Mapping)
+    name = config.get("name") if is_mapping else getattr(config, "name", None)
+    if name not in CATALOG:
+        close = nearest(str(name), CATALOG)
+        hint = f"\n  did you mean {close}?" if close else ""
+        raise ConfigError(
+            f"model.name: expected one of {', '.join(CATALOG)}, found {name!r}{hint}"
+        )
+    return CATALOG[name](config)

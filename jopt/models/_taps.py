@@ -1,0 +1,62 @@
+"""Activation taps: named intermediate values, computed only when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+
+# A tokens times fan-in; M fan-in.
+
+
+class Taps:
+    """Collects the wanted activations while a module runs.
+
+    A module records under a name local to itself; `scope` puts the path of the module
+    in front. A value given as a function is computed only if its name is wanted.
+
+    >>> taps = Taps(["mlp/input"])
+    >>> taps.scope("mlp").record("input", jnp.ones(2))
+    >>> taps.scope("mlp").record("hidden", lambda: 1 / 0)
+    >>> sorted(taps.values)
+    ['mlp/input']
+    """
+
+    def __init__(
+        self,
+        wanted: Iterable[str] = (),
+        *,
+        prefix: str = "",
+        values: dict[str, jax.Array] | None = None,
+    ) -> None:
+        self.wanted = frozenset(wanted)
+        self.prefix = prefix
+        self.values: dict[str, jax.Array] = {} if values is None else values
+
+    def scope(self, name: str) -> Taps:
+        """The same collection, seen from a submodule called `name`."""
+        return Taps(self.wanted, prefix=f"{self.prefix}{name}/", values=self.values)
+
+    def record(self, name: str, value: jax.Array | Callable[[], jax.Array]) -> None:
+        """Keeps `value` if this name is wanted."""
+        path = self.prefix + name
+        if path in self.wanted:
+            self.values[path] = value() if callable(value) else value
+
+
+def activation_gram(tap: jax.Array, fan_in: int) -> jax.Array:
+    """C = A^T A / N in float32, shape (fan_in, fan_in), of a tap with N rows.
+
+    A tap of integer dtype stands for one-hot rows, so C is the diagonal of the token
+    frequencies. Every position counts, masked or not.
+
+    >>> activation_gram(jnp.array([[0, 1], [1, 1]]), 2)
+    Array([[0.25, 0.  ],
+           [0.  , 0.75]], dtype=float32)
+    """
+    if jnp.issubdtype(tap.dtype, jnp.integer):
+        counts_M = jnp.zeros(fan_in, jnp.float32).at[tap.reshape(-1)].add(1.0)
+        return jnp.diag(counts_M / tap.size)
+    rows_AM = tap.reshape(-1, fan_in).astype(jnp.float32)
+    return jnp.einsum("am,an->mn", rows_AM, rows_AM) / rows_AM.shape[0]

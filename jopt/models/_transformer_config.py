@@ -1,0 +1,158 @@
+"""Settings of the decoder language model: names, defaults, sizes and their checks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jopt.errors import ConfigError, nearest
+
+MLPS = ("relu2", "gelu", "swiglu")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+SIZES: dict[str, dict[str, Any]] = {
+    "micro": {"num_layers": 2, "embed_dim": 96, "num_heads": 3},
+    "tiny": {"num_layers": 4, "embed_dim": 128, "num_heads": 4},
+    "small": {"num_layers": 5, "embed_dim": 160, "num_heads": 5},
+    "gpt2": {"num_layers": 12, "embed_dim": 768, "num_heads": 12},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Settings of `transformer_lm`. A value that cannot work raises `ConfigError`.
+
+    Attributes:
+        name: the entry of `jopt.models.build`.
+        vocab_size: number of token ids; 256 for bytes.
+        num_layers: attention and MLP pairs.
+        embed_dim: width of the residual stream; num_heads divides it.
+        num_heads: attention heads of width embed_dim / num_heads, which is even.
+        mlp_ratio: hidden width of the MLP over embed_dim.
+        mlp: relu2 is relu(x)^2, gelu its tanh form, swiglu is silu(gate) * up.
+        qk_norm: divides queries and keys by their root mean square, without a gain.
+        tied_head: the head is the transposed embedding; no `head/kernel`.
+        dropout: rate at the embedding and the end of each branch, in [0, 1).
+        rope_base: the slowest rotation has a wavelength of 2 pi times this, in tokens.
+        norm_epsilon: added to the mean square in every RMS norm.
+        compute_dtype: of activations and matmuls; parameters are always float32.
+        init_scale: hidden kernels start normal, deviation init_scale / sqrt(fan-in).
+        embed_init_std: the embedding starts normal with this deviation.
+    """
+
+    name: str = "transformer_lm"
+    vocab_size: int = 256
+    num_layers: int = 4
+    embed_dim: int = 128
+    num_heads: int = 4
+    mlp_ratio: float = 4.0
+    mlp: str = "relu2"
+    qk_norm: bool = True
+    tied_head: bool = False
+    dropout: float = 0.0
+    rope_base: float = 10000.0
+    norm_epsilon: float = 1e-6
+    compute_dtype: str = "float32"
+    init_scale: float = 1.0
+    embed_init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        faults = list(_faults(self))
+        if faults:
+            raise ConfigError("\n".join(faults))
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        return round(self.mlp_ratio * self.embed_dim)
+
+
+def default_config(size: str = "tiny") -> dict[str, Any]:
+    """Every setting of a size in `SIZES`, as a plain dict.
+
+    >>> default_config("micro")["embed_dim"]
+    96
+    """
+    if size not in SIZES:
+        raise ConfigError(
+            f"model size: expected one of {', '.join(SIZES)}, found {size!r}"
+        )
+    return dataclasses.asdict(TransformerConfig(**SIZES[size]))
+
+
+def read_config(config: Any) -> TransformerConfig:
+    """Settings from a mapping, or from anything with attributes.
+
+    A mapping (a dict or a ConfigDict) with a key that is no setting is refused. What a
+    config leaves out keeps its default.
+    """
+    fields = [field.name for field in dataclasses.fields(TransformerConfig)]
+    if hasattr(config, "keys"):
+        given: Mapping[str, Any] = {key: config[key] for key in config.keys()}  # noqa: SIM118
+        unknown = [key for key in given if key not in fields]
+        if unknown:
+            raise ConfigError("\n".join(_unknown_key(key, fields) for key in unknown))
+    else:
+        given = {
+            name: getattr(config, name) for name in fields if hasattr(config, name)
+        }
+    return TransformerConfig(**given)
+
+
+def _unknown_key(key: str, fields: list[str]) -> str:
+    close = nearest(key, fields)
+    hint = f"did you mean model.{close}?" if close else f"known: {', '.join(fields)}"
+    return f"unknown key model.{key}\n  {hint}"
+
+
+def _faults(config: TransformerConfig) -> Iterator[str]:
+    def fault(key: str, expected: str) -> str:
+        return f"model.{key}: expected {expected}, found {getattr(config, key)!r}"
+
+    whole = ("vocab_size", "num_layers", "embed_dim", "num_heads")
+    wrong = set()
+    for key in whole:
+        if not _is_number(getattr(config, key), int) or getattr(config, key) < 1:
+            wrong.add(key)
+            yield fault(key, "a whole number of at least 1")
+    positive = (
+        "mlp_ratio",
+        "rope_base",
+        "norm_epsilon",
+        "init_scale",
+        "embed_init_std",
+    )
+    for key in positive:
+        value = getattr(config, key)
+        if not _is_number(value, (int, float)) or not 0 < value < float("inf"):
+            wrong.add(key)
+            yield fault(key, "a number above 0")
+    for key in ("qk_norm", "tied_head"):
+        if not isinstance(getattr(config, key), bool):
+            yield fault(key, "True or False")
+    if not _is_number(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
+        yield fault("dropout", "a rate in [0, 1)")
+    for key, known in (("mlp", MLPS), ("compute_dtype", DTYPES)):
+        if getattr(config, key) not in known:
+            yield fault(key, f"one of {', '.join(known)}")
+    if not wrong & {"embed_dim", "num_heads"}:
+        if config.embed_dim % config.num_heads:
+            yield fault("num_heads", f"a divisor of embed_dim {config.embed_dim}")
+        elif config.head_dim % 2:
+            yield fault(
+                "num_heads",
+                f"embed_dim {config.embed_dim} / num_heads to be even, because rotary "
+                "positions turn pairs",
+            )
+    if not wrong & {"embed_dim", "mlp_ratio"} and config.hidden_dim < 1:
+        yield fault("mlp_ratio", f"mlp_ratio * embed_dim {config.embed_dim} to be >= 1")
+
+
+def _is_number(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

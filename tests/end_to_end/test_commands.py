@@ -1,0 +1,130 @@
+"""The commands of an installed jopt, and what a finished run leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from jopt.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+
+
+class Page(HTMLParser):
+    """Collects text, curves and anything that would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.curves = 0
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.curves += tag == "polyline"
+        self.fetched += [v for k, v in attrs if k in ("src", "href") and v]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_a_run_on_own_text_leaves_a_result_and_a_report(training):
+    done = training.run(
+        "--config.train.steps=30",
+        "--config.eval.every_steps=10",
+        "--config.train.log_every_steps=5",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "a plain run says nothing on stderr"
+    result = training.status()["result"]
+    # All bytes of the validation split, once: 5 % of the text.
+    size = training.text.stat().st_size
+    assert abs(result["eval/tokens"] - 0.05 * size) <= 1
+    assert f"{result['eval/bits_per_byte']:.4f} validation bits/byte" in done.stdout
+    losses = [r["train/loss"] for r in training.records() if "train/loss" in r]
+    assert losses[-1] < losses[0]
+    evaluations = [r for r in training.records() if "eval/loss" in r]
+    assert [r["step"] for r in evaluations] == [10, 20, 30]
+
+    page = Page()
+    page.feed((training.folder / "run/report.html").read_text())
+    assert page.curves == 2
+    assert page.fetched == []
+    assert "train.steps" in page.text
+
+    (training.folder / "run/report.html").unlink()
+    assert main(["report", str(training.folder / "run")]) == 0
+    assert (training.folder / "run/report.html").exists()
+
+
+def test_loss_that_is_not_finite_ends_the_run(training):
+    done = training.run(
+        "--config.train.steps=40",
+        "--config.train.log_every_steps=1",
+        "--config.optim.rules.rest.learning_rate=1e30",
+    )
+    assert done.returncode == 1
+    assert "the training loss is" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert training.status()["state"] == "diverged"
+
+
+def test_report_of_something_else(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is not a readable run folder" in capsys.readouterr().err
+
+
+def test_explain_shows_rule_view_and_cost(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["explain", "configs/muon_lm.py:micro"]) == 0
+    out = capsys.readouterr().out
+    line = next(x for x in out.splitlines() if x.startswith("blocks/0/attn/q/kernel"))
+    assert "matrix" in line
+    assert "muon" in line
+    for word in ("FLOPs per token", "optimizer state", "GFLOP"):
+        assert word in out
+
+
+def test_unknown_command(capsys):
+    assert main(["trian"]) == 2
+    assert "did you mean train?" in capsys.readouterr().err
+
+
+def test_doctor_passes_from_anywhere(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "jopt", "doctor"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAILED" not in done.stdout
+    assert done.stdout.count(" ok: ") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["muon_lm", "signum_lm", "adamw_lm"])
+def test_micro_learns(config, tmp_path):
+    """The header of each config promises more; this bound only catches what is broken."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "train.py",
+            f"--config=configs/{config}.py:micro",
+            f"--workdir={tmp_path / config}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    status = json.loads((tmp_path / config / "status.json").read_text())
+    assert status["result"]["eval/bits_per_byte"] < 2.6

@@ -1,0 +1,137 @@
+"""One small model of each kind, with a batch, for the contract every model obeys."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen, nnx
+
+from jopt.matrix import MatrixSpec
+from jopt.models import Model, linen_model, nnx_model, transformer_lm
+
+DENSE = MatrixSpec((0,), (1,))
+
+
+@dataclasses.dataclass(eq=False)
+class Sample:
+    """A model, a batch of 2 examples and what is special about the model."""
+
+    model: Model
+    batch: dict[str, Any]
+    has_state: bool = False
+    has_dropout: bool = False
+    tolerance: float = 1e-5
+
+    @functools.cached_property
+    def start(self) -> tuple[Any, Any]:
+        """Parameters and state of a new model; eager, as most shapes come again."""
+        return self.model.init(jax.random.key(0), self.batch)
+
+
+@functools.cache
+def lm_sample(**settings: Any) -> Sample:
+    small = {"vocab_size": 11, "num_layers": 1, "embed_dim": 24, "num_heads": 2}
+    ids = jax.random.randint(jax.random.key(7), (2, 6), 0, 11)
+    batch = {
+        "inputs": ids,
+        "targets": (ids + 1) % 11,
+        "mask": jnp.ones((2, 6)),
+        "domain": jnp.arange(2),
+    }
+    low = settings.get("compute_dtype") == "bfloat16"
+    return Sample(
+        transformer_lm({**small, **settings}),
+        batch,
+        has_dropout=bool(settings.get("dropout")),
+        tolerance=0.1 if low else 1e-5,
+    )
+
+
+class Mlp(nnx.Module):
+    """Twelve layers in a list, so that keys "10" and 10 sort differently."""
+
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(8, 8, rngs=rngs) for _ in range(12)])
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x, taps):
+        for number, layer in enumerate(self.layers):
+            taps.scope(f"layers/{number}").record("input", x)
+            x = layer(x)
+        return self.dropout(self.norm(x))
+
+
+def nnx_sample() -> Sample:
+    kernels = [f"layers/{i}/kernel" for i in range(12)]
+    model = nnx_model(
+        Mlp,
+        call=lambda module, batch, taps: module(batch["inputs"], taps),
+        matrix_specs=dict.fromkeys(kernels, DENSE),
+        taps={path: path.replace("kernel", "input") for path in kernels},
+    )
+    inputs = jax.random.normal(jax.random.key(7), (2, 8))
+    return Sample(model, {"inputs": inputs}, has_state=True, has_dropout=True)
+
+
+class LinenMlp(linen.Module):
+    @linen.compact
+    def __call__(self, x, train):
+        self.sow("intermediates", "input", x)
+        x = linen.relu(linen.Dense(8, name="up")(x))
+        x = linen.BatchNorm(use_running_average=not train, name="norm")(x)
+        x = linen.Dropout(0.5, deterministic=not train)(x)
+        self.sow("intermediates", "hidden", x)
+        return linen.Dense(3, name="down")(x)
+
+
+def linen_sample() -> Sample:
+    batch = {"inputs": jax.random.normal(jax.random.key(7), (2, 8))}
+    model = linen_model(
+        LinenMlp(),
+        batch,
+        matrix_specs={"up/kernel": DENSE, "down/kernel": DENSE},
+        taps={"up/kernel": "input", "down/kernel": "hidden"},
+    )
+    return Sample(model, batch, has_state=True, has_dropout=True)
+
+
+SAMPLES = {
+    "transformer": lambda: lm_sample(dropout=0.5),
+    "transformer_swiglu_tied": lambda: lm_sample(mlp="swiglu", tied_head=True),
+    "transformer_bfloat16": lambda: lm_sample(compute_dtype="bfloat16", mlp="gelu"),
+    "nnx_batch_norm": nnx_sample,
+    "linen_batch_norm": linen_sample,
+}
+
+
+@pytest.fixture(scope="session", params=SAMPLES)
+def sample(request) -> Sample:
+    return SAMPLES[request.param]()
+
+
+@pytest.fixture
+def lm():
+    """`lm(**settings)`: a small transformer with its batch."""
+    return lm_sample
+
+
+def shake(params: Any, scale: float = 0.3) -> Any:
+    """Adds noise to every parameter, so that none of them stays at its zero start."""
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(99), len(leaves))
+    noise = (
+        x + scale * jax.random.normal(k, x.shape)
+        for x, k in zip(leaves, keys, strict=True)
+    )
+    return jax.tree.unflatten(treedef, noise)
+
+
+@pytest.fixture(name="shake", scope="session")
+def _shake():
+    return shake
