@@ -1,1 +1,52 @@
-"""jopt: optimizer research in JAX, layer by layer."""
+"""jopt: optimizer research in JAX, layer by layer.
+
+Importing it loads JAX, Optax and NumPy, queries no device and sets no flag.
+"""
+
+from jopt import linalg, optimizers, transforms
+from jopt.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    JoptWarning,
+    ShapeError,
+)
+from jopt.linalg import orthogonalize
+from jopt.matrix import MatrixSpec
+from jopt.optimizers import (
+    describe_labels,
+    label_params,
+    lion,
+    muon,
+    signum,
+)
+from jopt.transforms import (
+    clip_by_global_norm,
+    scale_by_momentum,
+    scale_by_orthogonalization,
+    scale_by_shape,
+    scale_by_sign,
+)
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "JoptWarning",
+    "MatrixSpec",
+    "ShapeError",
+    "clip_by_global_norm",
+    "describe_labels",
+    "label_params",
+    "linalg",
+    "lion",
+    "muon",
+    "optimizers",
+    "orthogonalize",
+    "scale_by_momentum",
+    "scale_by_orthogonalization",
+    "scale_by_shape",
+    "scale_by_sign",
+    "signum",
+    "transforms",
+]

@@ -142,7 +142,7 @@ def matrices(x: jax.Array, spec: MatrixSpec) -> tuple[jax.Array, ...]:
         start += size
         heads = size // max(fan_out, 1)
         if heads > 1:
-            block_SMHN = block_SMN.reshape(-1, fan_in, heads, fan_out)
+            block_SMHN = block_SMN.reshape(len(whole_SMN), fan_in, heads, fan_out)
             block_SMN = block_SMHN.swapaxes(1, 2).reshape(stacked, fan_in, fan_out)
         stacks.append(block_SMN)
     return tuple(stacks)
@@ -159,14 +159,16 @@ def assemble(
     True
     """
     batch, reduction, output = spec.axes(len(shape))
-    batch_size, fan_in, _ = spec.dims(shape)
+    batch_size, fan_in, whole = spec.dims(shape)
     columns = []
-    for stack, (stacked, _, fan_out) in zip(stacks, spec.blocks(shape), strict=True):
-        heads = stacked // max(batch_size, 1)
+    for stack, size, (_, _, fan_out) in zip(
+        stacks, spec.split or (whole,), spec.blocks(shape), strict=True
+    ):
+        heads = size // max(fan_out, 1)
         if heads > 1:
             block_SHMN = stack.reshape(batch_size, heads, fan_in, fan_out)
             stack = block_SHMN.swapaxes(1, 2)
-        columns.append(stack.reshape(batch_size, fan_in, -1))
+        columns.append(stack.reshape(batch_size, fan_in, size))
     whole_SMN = columns[0] if len(columns) == 1 else jnp.concatenate(columns, axis=-1)
     order = batch + reduction + output
     unflattened = whole_SMN.reshape([shape[axis] for axis in order])

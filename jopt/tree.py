@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
+from jopt.errors import ConfigError
+
 PyTree = Any
 
 
@@ -58,9 +60,18 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
 
     >>> named_leaves({"a": {"b": 1}, "c": 2})
     {'a/b': 1, 'c': 2}
+
+    Fails: `ConfigError` if two leaves have one name, as in {"a/b": 1, "a": {"b": 2}}.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {path_string(path): leaf for path, leaf in leaves}
+    named = {path_string(path): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        names = [path_string(path) for path, _ in leaves]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ConfigError(
+            f"several leaves are named {twice}; rename all but one of each"
+        )
+    return named
 
 
 def map_named(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:

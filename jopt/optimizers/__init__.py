@@ -1,0 +1,30 @@
+"""Ready-made optimizers, and the rules that give each parameter its own."""
+
+from jopt.optimizers._build import Optimizer, build
+from jopt.optimizers._catalog import CATALOG, EXTRA_ARGS, Entry, find_entry
+from jopt.optimizers._chain import descend
+from jopt.optimizers._labels import describe_labels, label_params
+from jopt.optimizers._muon import muon, muon_matrices, spectral_and_fallback
+from jopt.optimizers._schedules import schedule_from_config
+from jopt.optimizers._sign import lion, signum
+from jopt.optimizers._table import Row, explain
+
+__all__ = [
+    "CATALOG",
+    "EXTRA_ARGS",
+    "Entry",
+    "Optimizer",
+    "Row",
+    "build",
+    "descend",
+    "describe_labels",
+    "explain",
+    "find_entry",
+    "label_params",
+    "lion",
+    "muon",
+    "muon_matrices",
+    "schedule_from_config",
+    "signum",
+    "spectral_and_fallback",
+]

@@ -1,0 +1,175 @@
+"""From a run's config to one optimizer for all parameters."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import optax
+
+from jopt.errors import ConfigError, JoptWarning, nearest
+from jopt.optimizers._catalog import arguments
+from jopt.optimizers._config import entries, read
+from jopt.optimizers._rules import Rule, assign, read_rules
+from jopt.optimizers._schedules import schedule_from_config
+from jopt.optimizers._table import Row, make_table
+from jopt.transforms import MatrixSpecs, clip_by_global_norm
+from jopt.tree import PyTree, map_named, named_leaves
+
+WHOLE_TREE_KEYS = ("clip",)
+
+
+class Optimizer(NamedTuple):
+    """What `build` makes.
+
+    Attributes:
+        tx: the transformation for the whole tree.
+        needs: extra args that `tx.update` must be given; any others are optional.
+        table: one row for each parameter, for `explain`.
+    """
+
+    tx: optax.GradientTransformationExtraArgs
+    needs: frozenset[str]
+    table: tuple[Row, ...]
+
+
+def build(
+    config: Any, params: PyTree, *, matrix_specs: MatrixSpecs = None
+) -> Optimizer:
+    """One optimizer for all of `params`, from the rules of a run's config.
+
+    Rules are tried in `config.optim.order`; the first whose `match` is found in a
+    parameter's path (`re.search`; anchor with ^ and $ where that matters) takes it. A
+    rule has `match`, `name`, `learning_rate` and any keyword argument of the optimizer
+    that it names; `name` is a key of `CATALOG` or `package.module:function`. `muon` in
+    a rule is the spectral chain on exactly the parameters that the rule takes. Every
+    learning rate is multiplied by the factor of `schedule_from_config(config.train)`.
+    `config.optim.whole_tree.clip` is the largest norm of the whole gradient, before the
+    rules.
+
+    Args:
+        config: the whole run config: an `ml_collections.ConfigDict`, or mappings or
+            objects with the same keys. Only `optim` and `train` are read. A value of
+            None, which is how a placeholder reads, counts as absent. Numbers may be
+            traced.
+        params: the parameters, or their shapes and dtypes; no value is read and no
+            device is used.
+        matrix_specs: as in `scale_by_orthogonalization`, usually from the model.
+
+    Fails: one `ConfigError` with every fault: a parameter without a rule or a rule
+    without a parameter, an unknown optimizer or key, a spectral rule on a parameter
+    that is an embedding, head, norm or bias by its path (unless it has
+    `allow_any_path=True`) or that is no matrix, a schedule that does not fit.
+    Warns: `JoptWarning` if the norm is clipped before optimizers that ignore scale.
+
+    >>> import jax, jax.numpy as jnp
+    >>> rules = {
+    ...     "matrix": {"match": "kernel", "name": "muon", "learning_rate": 0.02},
+    ...     "rest": {"match": ".*", "name": "adamw", "learning_rate": 3e-4},
+    ... }
+    >>> config = {"optim": {"order": ("matrix", "rest"), "rules": rules}}
+    >>> params = {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}
+    >>> optimizer = build(config, params)
+    >>> [(row.path, row.rule) for row in optimizer.table]
+    [('bias', 'rest'), ('kernel', 'matrix')]
+    """
+    faults: list[str] = []
+    leaves = named_leaves(params)
+    faults.extend(_whole_tree_faults(config))
+    faults.extend(_spec_faults(matrix_specs, leaves))
+    rules = read_rules(read(config, "optim"), faults)
+    complete = len(rules) == len(entries(read(config, "optim.rules")))
+    assigned = assign(rules, leaves, matrix_specs, faults, complete=complete)
+    try:
+        schedule = schedule_from_config(read(config, "train"))
+    except ConfigError as error:
+        faults.append(str(error))
+    if faults:
+        raise ConfigError(_listed(faults))
+
+    clip = read(config, "optim.whole_tree.clip")
+    if clip is not None:
+        _warn_clip(rules)
+    transforms = {
+        rule.name: _transform(rule, schedule, matrix_specs, faults) for rule in rules
+    }
+    if faults:
+        raise ConfigError(_listed(faults))
+    tx = optax.partition(
+        transforms,
+        map_named(lambda path, _: assigned[path].name, params),
+        mask_compatible_extra_args=True,
+    )
+    if clip is not None:
+        tx = optax.chain(clip_by_global_norm(clip), tx)
+    needs = frozenset().union(*(rule.entry.needs for rule in rules))
+    table = make_table(params, assigned, transforms, matrix_specs)
+    return Optimizer(tx, needs, table)
+
+
+def _listed(faults: list[str]) -> str:
+    if len(faults) == 1:
+        return faults[0]
+    return f"{len(faults)} faults in the config:\n- " + "\n- ".join(faults)
+
+
+def _whole_tree_faults(config: Any) -> list[str]:
+    faults = []
+    for key in entries(read(config, "optim.whole_tree")):
+        if key not in WHOLE_TREE_KEYS:
+            guess = nearest(key, WHOLE_TREE_KEYS)
+            faults.append(
+                f"unknown key optim.whole_tree.{key}"
+                + (f"; did you mean optim.whole_tree.{guess}?" if guess else "")
+                + f" Known: {', '.join(WHOLE_TREE_KEYS)}"
+            )
+    return faults
+
+
+def _spec_faults(matrix_specs: MatrixSpecs, leaves: dict[str, Any]) -> list[str]:
+    if matrix_specs is None or callable(matrix_specs):
+        return []
+    faults = []
+    for path in matrix_specs:
+        if path not in leaves:
+            guess = nearest(path, leaves)
+            faults.append(
+                f"matrix_specs has {path!r}, which is no parameter"
+                + (f"; did you mean {guess!r}?" if guess else "")
+            )
+    return faults
+
+
+def _warn_clip(rules: list[Rule]) -> None:
+    free = [
+        f"{rule.name} ({rule.optimizer})" for rule in rules if rule.entry.scale_free
+    ]
+    if not free:
+        return
+    others = [
+        f"{rule.name} ({rule.optimizer})" for rule in rules if not rule.entry.scale_free
+    ]
+    warnings.warn(
+        f"optim.whole_tree.clip has little effect on {', '.join(free)}: the update "
+        "there does not depend on the gradient's scale, so clipping only re-weights "
+        "steps inside the momentum. "
+        + (f"It acts on {', '.join(others)}." if others else "No rule depends on it."),
+        JoptWarning,
+        stacklevel=3,
+    )
+
+
+def _transform(
+    rule: Rule, schedule: optax.Schedule, matrix_specs: MatrixSpecs, faults: list[str]
+) -> optax.GradientTransformation:
+    keywords = dict(rule.arguments)
+    peak = keywords.pop("learning_rate", None)
+    if peak is not None:
+        keywords["learning_rate"] = lambda step: peak * schedule(step)
+    if "matrix_specs" in arguments(rule.entry)[0]:
+        keywords["matrix_specs"] = matrix_specs
+    try:
+        return rule.entry.constructor(**keywords)
+    except (TypeError, ValueError) as error:
+        faults.append(f"optim.rules.{rule.name} ({rule.optimizer}): {error}")
+        return optax.identity()

@@ -1,0 +1,117 @@
+"""The optimizers that a rule can name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from jopt.errors import ConfigError, nearest
+from jopt.optimizers._muon import muon_matrices
+from jopt.optimizers._sign import lion, signum
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An optimizer as rules use it: one chain for all parameters that the rule matches.
+
+    Attributes:
+        constructor: `constructor(learning_rate, **keyword arguments)`. A rule may set
+            any argument that its signature names. `matrix_specs` is passed to it if it
+            has an argument of that name.
+        scale_free: a common factor on all gradients has no effect on the updates.
+        spectral: every parameter must be a matrix.
+        needs: extra args (`jopt.optimizers.EXTRA_ARGS`) without which it cannot update.
+    """
+
+    constructor: Callable[..., optax.GradientTransformation]
+    scale_free: bool = False
+    spectral: bool = False
+    needs: frozenset[str] = frozenset()
+
+
+EXTRA_ARGS = frozenset(
+    {
+        "value",
+        "grad_fn",
+        "value_and_grad_fn",
+        "half_difference",
+        "activation_grams",
+        "max_attention_logits",
+        "key",
+    }
+)
+
+CATALOG: dict[str, Entry] = {
+    "sgd": Entry(optax.sgd),
+    "adamw": Entry(optax.adamw),
+    "muon": Entry(muon_matrices, scale_free=True, spectral=True),
+    "signum": Entry(signum, scale_free=True),
+    "lion": Entry(lion, scale_free=True),
+}
+
+
+def find_entry(name: str) -> Entry:
+    """The entry of a catalog name, or of a user's own `package.module:function`.
+
+    What the path leads to may be an `Entry` or a constructor.
+
+    >>> find_entry("optax:adam").constructor is optax.adam
+    True
+    """
+    if ":" in name:
+        found = _imported(name)
+        return found if isinstance(found, Entry) else Entry(found)
+    if name not in CATALOG:
+        guess = nearest(name, CATALOG)
+        raise ConfigError(
+            f"unknown optimizer {name!r}"
+            + (f"; did you mean {guess!r}?" if guess else "")
+            + f" Known: {', '.join(CATALOG)}, or 'package.module:function'"
+        )
+    return CATALOG[name]
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"optimizer {name!r} cannot be imported: {error}; expected "
+            "'package.module:function' with the module on the import path"
+        ) from error
+    if not callable(found) and not isinstance(found, Entry):
+        raise ConfigError(f"optimizer {name!r} is not a function but {found!r}")
+    return found
+
+
+def arguments(entry: Entry) -> tuple[frozenset[str], bool]:
+    """The keyword arguments of an entry's constructor, and whether it takes any other.
+
+    >>> names, others = arguments(CATALOG["signum"])
+    >>> "weight_decay" in names, others
+    (True, False)
+    """
+    parameters = inspect.signature(entry.constructor).parameters.values()
+    by_name = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    return (
+        frozenset(p.name for p in parameters if p.kind in by_name),
+        any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters),
+    )
+
+
+def default(entry: Entry, argument: str) -> Any:
+    """The default of one argument of an entry's constructor, or None without one.
+
+    >>> default(CATALOG["muon"], "scale")
+    'match_rms_adamw'
+    """
+    parameter = inspect.signature(entry.constructor).parameters.get(argument)
+    if parameter is None or parameter.default is inspect.Parameter.empty:
+        return None
+    return parameter.default

@@ -1,0 +1,90 @@
+"""The factor on every learning rate, as a function of the step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jopt.errors import ConfigError, nearest
+from jopt.optimizers._config import read
+
+SCHEDULES = ("constant", "warmup_stable_decay", "cosine")
+
+
+def schedule_from_config(train: Any) -> optax.Schedule:
+    """The factor on the peak learning rate that `config.train` describes.
+
+    `train.schedule.name` is one of
+
+    - `constant`: 1 after the warm-up. The default.
+    - `warmup_stable_decay`: 1, then linear over the last `decay` steps.
+    - `cosine`: half a cosine from the end of the warm-up.
+
+    The last two end at `final` (a fraction of the peak, default 0), which is the value
+    at step `train.steps`, one after the last. During the `warmup` first steps the
+    factor is (step + 1) / warmup, so no step is wasted on a rate of 0. `warmup` and
+    `decay` are steps above 1, and fractions of `train.steps` up to 1.
+
+    Fails: `ConfigError` for an unknown name, a value outside its range, or a warm-up
+    and a decay that together exceed `train.steps`.
+
+    >>> schedule = schedule_from_config(
+    ...     {"steps": 8, "schedule": {"name": "warmup_stable_decay", "warmup": 2,
+    ...                               "decay": 0.5}})
+    >>> [round(float(schedule(t)), 3) for t in range(8)]
+    [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    name = read(train, "schedule.name", "constant")
+    if name not in SCHEDULES:
+        guess = nearest(str(name), SCHEDULES)
+        raise ConfigError(
+            f"unknown train.schedule.name {name!r}"
+            + (f"; did you mean {guess!r}?" if guess else "")
+            + f" Known: {', '.join(SCHEDULES)}"
+        )
+    total = read(train, "steps")
+    warmup = _steps(train, "warmup", total)
+    decay = _steps(train, "decay", total) if name == "warmup_stable_decay" else 0
+    final = read(train, "schedule.final", 0.0)
+    if name == "constant":
+        return lambda step: _warmup(step, warmup)
+    if total is None:
+        raise ConfigError(f"train.schedule.name {name!r} needs train.steps")
+    if warmup + decay > total:
+        raise ConfigError(
+            f"train.schedule: warmup of {warmup} and decay of {decay} steps exceed "
+            f"train.steps = {total}; lower one of them"
+        )
+
+    def factor(step: jax.typing.ArrayLike) -> jax.Array:
+        start = warmup if name == "cosine" else total - decay
+        span = max(total - start, 1)
+        progress = jnp.clip((jnp.asarray(step, jnp.float32) - start) / span, 0.0, 1.0)
+        if name == "cosine":
+            progress = (1 - jnp.cos(math.pi * progress)) / 2
+        return _warmup(step, warmup) * (1 - (1 - final) * progress)
+
+    return factor
+
+
+def _warmup(step: jax.typing.ArrayLike, warmup: int) -> jax.Array:
+    done = jnp.asarray(step, jnp.float32) + 1
+    return jnp.minimum(done / max(warmup, 1), 1.0)
+
+
+def _steps(train: Any, key: str, total: int | None) -> int:
+    value = read(train, f"schedule.{key}", 0)
+    if value < 0:
+        raise ConfigError(f"train.schedule.{key} is {value}; expected 0 or more")
+    if value > 1:
+        return round(value)
+    if value and total is None:
+        raise ConfigError(
+            f"train.schedule.{key} = {value} is a fraction of train.steps, which is "
+            "not set"
+        )
+    return round(value * total) if value else 0

@@ -1,0 +1,39 @@
+"""Gradient transformations: momentum, geometries, scaling by shape."""
+
+from jopt.transforms._clip import clip_by_global_norm
+from jopt.transforms._dispatch import map_matrices, map_stacks
+from jopt.transforms._momentum import (
+    Momentum,
+    MomentumState,
+    dual_ema,
+    ema,
+    heavy_ball,
+    scale_by_momentum,
+    steepest_descent,
+)
+from jopt.transforms._orthogonalization import scale_by_orthogonalization
+from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
+from jopt.transforms._sign import scale_by_sign, sign_tree
+from jopt.transforms._specs import MatrixSpecs, find_spec, resolve_specs
+
+__all__ = [
+    "MatrixSpecs",
+    "Momentum",
+    "MomentumState",
+    "ShapeMode",
+    "clip_by_global_norm",
+    "dual_ema",
+    "ema",
+    "find_spec",
+    "heavy_ball",
+    "map_matrices",
+    "map_stacks",
+    "resolve_specs",
+    "scale_by_momentum",
+    "scale_by_orthogonalization",
+    "scale_by_shape",
+    "scale_by_sign",
+    "shape_scale",
+    "sign_tree",
+    "steepest_descent",
+]

@@ -1,0 +1,97 @@
+"""One batched call for all matrices of equal shape, wherever in the tree they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jopt.matrix import MatrixSpec, assemble, matrices
+from jopt.tree import PyTree, named_leaves, path_string
+
+# S stacked matrices; M, N rows and columns.
+
+
+def map_matrices(
+    fn: Callable[[jax.Array], jax.Array],
+    tree: PyTree,
+    specs: Mapping[str, MatrixSpec],
+) -> PyTree:
+    """Applies `fn` to the matrices of all leaves, with one call for each shape.
+
+    Every leaf is seen as stacks (S, M, N) through its spec; a stack of tall matrices is
+    transposed; stacks that then have one (M, N) and dtype are joined along S, and `fn`
+    sees each such group once, with M <= N. So `fn` must treat the matrices of a stack
+    alike and alone, commute with transposition, and keep shape and dtype.
+
+    A group costs one copy of its matrices into the stack; a stack that is alone in its
+    group is not copied. Few large calls instead of many small ones is what makes half
+    precision fast.
+
+    >>> seen = []
+    >>> def halve(x_SMN):
+    ...     seen.append(x_SMN.shape)
+    ...     return x_SMN / 2
+    >>> tree = {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 2))}
+    >>> halved = map_matrices(
+    ...     halve, tree, {path: MatrixSpec((0,), (1,)) for path in tree}
+    ... )
+    >>> seen, halved["down"].shape
+    ([(2, 2, 3)], (3, 2))
+    """
+    groups: dict[tuple, list[tuple[str, int, jax.Array]]] = {}
+    for path, leaf in named_leaves(tree).items():
+        for index, stack in enumerate(matrices(leaf, specs[path])):
+            wide_SMN = stack.swapaxes(1, 2) if _tall(stack.shape) else stack
+            key = (wide_SMN.shape[1:], wide_SMN.dtype)
+            groups.setdefault(key, []).append((path, index, wide_SMN))
+
+    results: dict[tuple[str, int], jax.Array] = {}
+    for members in groups.values():
+        stacks = [stack for _, _, stack in members]
+        joined_SMN = stacks[0] if len(stacks) == 1 else jnp.concatenate(stacks)
+        mapped_SMN = fn(joined_SMN)
+        start = 0
+        for path, index, stack in members:
+            end = start + stack.shape[0]
+            results[path, index] = mapped_SMN[start:end]
+            start = end
+
+    def rebuild(key_path: tuple, leaf: jax.Array) -> jax.Array:
+        path = path_string(key_path)
+        spec = specs[path]
+        stacks = [
+            results[path, index].swapaxes(1, 2)
+            if _tall(block)
+            else results[path, index]
+            for index, block in enumerate(spec.blocks(leaf.shape))
+        ]
+        return assemble(stacks, spec, leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(rebuild, tree)
+
+
+def _tall(block: tuple[int, ...]) -> bool:
+    return block[1] > block[2]
+
+
+def map_stacks(
+    fn: Callable[[jax.Array], jax.Array],
+    tree: PyTree,
+    specs: Mapping[str, MatrixSpec],
+) -> PyTree:
+    """Applies `fn` to the stacks (S, fan-in, fan-out) of each leaf, leaf by leaf.
+
+    For cheap maps that need the orientation, and where joining would only add copies.
+
+    >>> specs = {"w": MatrixSpec((0,), (1,))}
+    >>> map_stacks(jnp.negative, {"w": jnp.ones((1, 2))}, specs)["w"].tolist()
+    [[-1.0, -1.0]]
+    """
+
+    def one(key_path: tuple, leaf: jax.Array) -> jax.Array:
+        spec = specs[path_string(key_path)]
+        return assemble([fn(s) for s in matrices(leaf, spec)], spec, leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(one, tree)

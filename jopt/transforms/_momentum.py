@@ -1,0 +1,198 @@
+"""Averages of gradients, and the direction that a geometry receives from them.
+
+Everything is computed in float32 or wider and rounded only where it is stored, so a
+direction is exact in sign and scale even when gradients and buffers are bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jopt.errors import ConfigError, ShapeError, nearest
+from jopt.tree import PyTree, named_leaves
+
+Scalar = jax.typing.ArrayLike
+
+
+class MomentumState(NamedTuple):
+    """The average, shaped like the parameters."""
+
+    mu: PyTree
+
+
+class Momentum(NamedTuple):
+    """A momentum rule, to be followed by a geometry (`steepest_descent`).
+
+    Attributes:
+        init: parameters -> state.
+        update: (gradients, state) -> (direction in float32 or wider, state).
+    """
+
+    init: Callable[[PyTree], MomentumState]
+    update: Callable[[PyTree, MomentumState], tuple[PyTree, MomentumState]]
+
+
+def ema(
+    beta: Scalar,
+    *,
+    nesterov: bool = False,
+    mu_dtype: jax.typing.DTypeLike | None = None,
+) -> Momentum:
+    """M <- beta M + (1 - beta) G; direction M, or beta M + (1 - beta) G by Nesterov.
+
+    >>> rule = ema(0.5)
+    >>> rule.update(jnp.array([4.0]), rule.init(jnp.array([0.0])))[0].tolist()
+    [2.0]
+    """
+    return _momentum(beta, 1 - beta, nesterov, mu_dtype)
+
+
+def heavy_ball(
+    beta: Scalar,
+    *,
+    nesterov: bool = False,
+    mu_dtype: jax.typing.DTypeLike | None = None,
+) -> Momentum:
+    """M <- beta M + G; direction M, or beta M + G by Nesterov.
+
+    >>> rule = heavy_ball(0.5)
+    >>> rule.update(jnp.array([4.0]), rule.init(jnp.array([0.0])))[0].tolist()
+    [4.0]
+    """
+    return _momentum(beta, 1, nesterov, mu_dtype)
+
+
+def dual_ema(
+    b1: Scalar, b2: Scalar, *, mu_dtype: jax.typing.DTypeLike | None = None
+) -> Momentum:
+    """Direction b1 M + (1 - b1) G from the old M; then M <- b2 M + (1 - b2) G.
+
+    >>> rule = dual_ema(0.5, 0.75)
+    >>> direction, state = rule.update(jnp.array([4.0]), rule.init(jnp.array([0.0])))
+    >>> direction.tolist(), state.mu.tolist()
+    ([2.0], [1.0])
+    """
+
+    def update(grads: PyTree, state: MomentumState) -> tuple[PyTree, MomentumState]:
+        return (
+            _blend(grads, state.mu, b1, 1 - b1),
+            MomentumState(_stored(_blend(grads, state.mu, b2, 1 - b2), state.mu)),
+        )
+
+    return Momentum(_zeros(mu_dtype), update)
+
+
+def _momentum(
+    old: Scalar, new: Scalar, nesterov: bool, mu_dtype: jax.typing.DTypeLike | None
+) -> Momentum:
+    def update(grads: PyTree, state: MomentumState) -> tuple[PyTree, MomentumState]:
+        average = _blend(grads, state.mu, old, new)
+        direction = _blend(grads, average, old, new) if nesterov else average
+        return direction, MomentumState(_stored(average, state.mu))
+
+    return Momentum(_zeros(mu_dtype), update)
+
+
+def _blend(grads: PyTree, mu: PyTree, old: Scalar, new: Scalar) -> PyTree:
+    def one(g: jax.Array | None, m: jax.Array) -> Any:
+        if g is None:
+            return None
+        wide = jnp.promote_types(jnp.promote_types(g.dtype, m.dtype), jnp.float32)
+        return old * m.astype(wide) + new * g.astype(wide)
+
+    return jax.tree.map(one, grads, mu, is_leaf=_is_none)
+
+
+def _stored(average: PyTree, mu: PyTree) -> PyTree:
+    # A leaf without a gradient keeps its average.
+    return jax.tree.map(
+        lambda a, m: m if a is None else a.astype(m.dtype),
+        average,
+        mu,
+        is_leaf=_is_none,
+    )
+
+
+def _zeros(mu_dtype: jax.typing.DTypeLike | None) -> Callable[[PyTree], MomentumState]:
+    def init(params: PyTree) -> MomentumState:
+        for path, leaf in named_leaves(params).items():
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                raise ShapeError(
+                    f"{path or '(root)'} is {leaf.dtype}{list(leaf.shape)}; momentum "
+                    "needs a floating parameter. Exclude it with optax.masked or a rule"
+                )
+        return MomentumState(optax.tree.zeros_like(params, dtype=mu_dtype))
+
+    return init
+
+
+def _is_none(x: object) -> bool:
+    return x is None
+
+
+def steepest_descent(
+    momentum: Momentum, geometry: Callable[[PyTree], PyTree]
+) -> optax.GradientTransformationExtraArgs:
+    """The direction of `momentum`, sent through `geometry`, in the gradients' dtype.
+
+    The geometry receives the direction before it is rounded.
+
+    >>> tx = steepest_descent(ema(0.9), lambda tree: jax.tree.map(jnp.sign, tree))
+    >>> tx.update(jnp.array([-4.0]), tx.init(jnp.array([0.0])))[0].tolist()
+    [-1.0]
+    """
+
+    def update(
+        updates: PyTree,
+        state: MomentumState,
+        params: PyTree = None,
+        **extra_args: object,
+    ) -> tuple[PyTree, MomentumState]:
+        del params, extra_args
+        direction, state = momentum.update(updates, state)
+        return optax.tree.cast_like(geometry(direction), updates), state
+
+    return optax.GradientTransformationExtraArgs(momentum.init, update)
+
+
+def scale_by_momentum(
+    beta: Scalar = 0.95,
+    *,
+    nesterov: bool = False,
+    form: Literal["ema", "heavy_ball"] = "ema",
+    mu_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Replaces the gradient by its momentum; see `ema` and `heavy_ball`.
+
+    No bias correction: what follows in the spectral and sign families ignores scale.
+
+    Args:
+        beta: decay of the average, in [0, 1). May be traced.
+        nesterov: looks one step ahead. Static.
+        form: `ema` or `heavy_ball`. Static.
+        mu_dtype: dtype of the stored average; None is that of the parameter. Static.
+
+    State: `MomentumState`, one array for each parameter.
+    Fails: `ShapeError` for a parameter that is not floating; `ConfigError` for an
+    unknown form.
+
+    >>> tx = scale_by_momentum(0.5)
+    >>> tx.update(jnp.array([4.0]), tx.init(jnp.array([0.0])))[0].tolist()
+    [2.0]
+    """
+    forms = {"ema": ema, "heavy_ball": heavy_ball}
+    if form not in forms:
+        guess = nearest(str(form), forms)
+        raise ConfigError(
+            f"unknown form {form!r}"
+            + (f"; did you mean {guess!r}?" if guess else "")
+            + f" Known: {', '.join(forms)}"
+        )
+    return steepest_descent(
+        forms[form](beta, nesterov=nesterov, mu_dtype=mu_dtype), lambda tree: tree
+    )

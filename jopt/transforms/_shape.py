@@ -1,0 +1,138 @@
+"""How large the update of a matrix should be, given its shape."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jopt.errors import ConfigError, nearest
+from jopt.linalg import normalize
+from jopt.transforms._dispatch import map_stacks
+from jopt.transforms._specs import MatrixSpecs, resolve_specs
+from jopt.tree import PyTree
+
+# S stacked matrices; M fan-in; N fan-out.
+
+ShapeMode = Literal[
+    "none", "jordan", "spectral_mup", "match_rms_adamw", "match_rms", "unit_rms"
+]
+MODES = ("none", "jordan", "spectral_mup", "match_rms_adamw", "match_rms", "unit_rms")
+ADAMW_RMS = 0.2  # measured RMS of AdamW's update, as Moonlight uses it
+KAPPA = math.sqrt((1 - 0.9) / (1 + 0.9))  # analytic RMS of AdamW's update at b1 = 0.9
+
+
+def shape_scale(mode: ShapeMode, fan_in: int, fan_out: int, kappa: Any = KAPPA) -> Any:
+    """The factor of `scale_by_shape`, or None where it depends on the values.
+
+    >>> shape_scale("jordan", 64, 256), shape_scale("jordan", 256, 64)
+    (2.0, 1.0)
+    """
+    check_mode(mode)
+    if mode == "unit_rms":
+        return None
+    if mode == "none" or 0 in (fan_in, fan_out):
+        return 1.0
+    if mode == "jordan":
+        return math.sqrt(max(1.0, fan_out / fan_in))
+    if mode == "spectral_mup":
+        return math.sqrt(fan_out / fan_in)
+    return (ADAMW_RMS if mode == "match_rms_adamw" else kappa) * math.sqrt(
+        max(fan_in, fan_out)
+    )
+
+
+def check_mode(mode: str) -> None:
+    """Fails with `ConfigError` for a mode that `scale_by_shape` does not have.
+
+    >>> check_mode("jordan")
+    """
+    if mode not in MODES:
+        guess = nearest(str(mode), MODES)
+        raise ConfigError(
+            f"unknown shape scale {mode!r}"
+            + (f"; did you mean {guess!r}?" if guess else "")
+            + f" Known: {', '.join(MODES)}"
+        )
+
+
+def scale_by_shape(
+    mode: ShapeMode = "match_rms_adamw",
+    *,
+    kappa: jax.typing.ArrayLike = KAPPA,
+    matrix_specs: MatrixSpecs = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies each matrix by a factor that depends on its shape.
+
+    For an update O of operator norm 1:
+
+    - `none`: 1.
+    - `jordan`: sqrt(max(1, fan_out / fan_in)), for learning rates of 0.02 to 0.05.
+    - `spectral_mup`: sqrt(fan_out / fan_in), so that O maps inputs of RMS 1 to outputs
+      of RMS at most 1 and learning rates carry over between widths.
+    - `match_rms_adamw`: 0.2 sqrt(max(fan_in, fan_out)). The RMS of an exact polar
+    factor
+      of full rank is 1 / sqrt(max(fan_in, fan_out)), so the update has RMS 0.2 as
+      AdamW's has, and AdamW's learning rate and weight decay can be used.
+    - `match_rms`: kappa sqrt(max(fan_in, fan_out)).
+    - `unit_rms`: sqrt(fan_in fan_out) / ||O||_F: RMS 1 at any rank and however exact O
+      is. A zero matrix stays zero.
+
+    Each block of a fused output (`MatrixSpec.split`), each head and each stacked matrix
+    has its own factor. Weight decay that is added after this is not scaled.
+
+    Args:
+        mode: one of the above. Static.
+        kappa: RMS of the update for `match_rms`; the default, 0.229, is AdamW's for
+            gradients without memory, sqrt((1 - b1) / (1 + b1)) at b1 = 0.9. May be
+            traced.
+        matrix_specs: as in `scale_by_orthogonalization`. Static.
+
+    State: none.
+    Fails: `ConfigError` for an unknown mode; `ShapeError` at init for parameters that
+    cannot be seen as matrices.
+
+    References: Jordan et al. 2024, Muon (blog and code), for `jordan`; Bernstein and
+    Newhouse 2024, Old optimizer, new norm, arXiv 2409.20325, and Pethick et al. 2025,
+    Scion, arXiv 2502.07529, for `spectral_mup`; Liu et al. 2025, Muon is scalable,
+    arXiv 2502.16982, for `match_rms_adamw`.
+
+    >>> tx = scale_by_shape("jordan")
+    >>> ones = {"w": jnp.ones((1, 4))}
+    >>> tx.update(ones, tx.init(ones))[0]["w"].tolist()
+    [[2.0, 2.0, 2.0, 2.0]]
+    """
+    check_mode(mode)
+
+    def init(params: PyTree) -> optax.EmptyState:
+        resolve_specs(params, matrix_specs)
+        return optax.EmptyState()
+
+    def update(
+        updates: PyTree,
+        state: optax.EmptyState,
+        params: PyTree = None,
+        **extra_args: object,
+    ) -> tuple[PyTree, optax.EmptyState]:
+        del params, extra_args
+        specs = resolve_specs(updates, matrix_specs)
+        return map_stacks(
+            partial(_scaled, mode=mode, kappa=kappa), updates, specs
+        ), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scaled(
+    x_SMN: jax.Array, *, mode: ShapeMode, kappa: jax.typing.ArrayLike
+) -> jax.Array:
+    wide_SMN = x_SMN.astype(jnp.promote_types(x_SMN.dtype, jnp.float32))
+    _, fan_in, fan_out = x_SMN.shape
+    factor = shape_scale(mode, fan_in, fan_out, kappa)
+    if factor is None:
+        wide_SMN, factor = normalize(wide_SMN), math.sqrt(fan_in * fan_out)
+    return (wide_SMN * factor).astype(x_SMN.dtype)

@@ -1,0 +1,213 @@
+"""The table of transforms and optimizers that the laws of this folder hold for.
+
+A new one joins by one line in `CASES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import jopt
+from jopt.optimizers import build, muon_matrices
+from jopt.tree import map_named
+
+Make = Callable[..., optax.GradientTransformation]
+
+MATRIX_SHAPES = {
+    "up": (4, 6),
+    "down": (6, 4),
+    "qkv": (4, 8),
+    "stack": (2, 4, 6),
+}
+MATRIX_SPECS = {
+    "qkv": jopt.MatrixSpec((0,), (1,), split=(4, 2, 2)),
+    "stack": jopt.MatrixSpec((1,), (2,)),
+}
+MODEL_SHAPES = {
+    "embed": {"table": (5, 4)},
+    "mlp": {"up": (4, 6), "down": (6, 4), "stack": (2, 4, 6)},
+    "norm": {"scale": (4,)},
+}
+MODEL_SPECS = {"mlp/stack": jopt.MatrixSpec((1,), (2,))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One line of the table.
+
+    Attributes:
+        name: as shown by pytest.
+        make: constructor; called with `kwargs`, which a law may override.
+        kwargs: default arguments.
+        traced: arguments that may be traced scalars, all among `kwargs`.
+        shapes: tree of parameter shapes.
+        scale_free: the update does not depend on the scale of the gradients.
+        static: arguments for `static_args` of `optax.inject_hyperparams`.
+    """
+
+    name: str
+    make: Make
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    traced: tuple[str, ...] = ()
+    shapes: dict[str, Any] = dataclasses.field(default_factory=lambda: MODEL_SHAPES)
+    scale_free: bool = False
+    static: tuple[str, ...] = ()
+
+    def tx(self, **overrides: Any) -> optax.GradientTransformationExtraArgs:
+        made = self.make(**(self.kwargs | overrides))
+        return optax.with_extra_args_support(made)
+
+    def _tree(self, seed: int, dtype: str) -> Any:
+        def leaf(path: str, shape: Any) -> jax.Array:
+            key = jax.random.fold_in(jax.random.key(seed), sum(path.encode()))
+            return jax.random.normal(key, shape.shape).astype(dtype)
+
+        shapes = jax.tree.map(
+            lambda shape: jax.ShapeDtypeStruct(shape, dtype),
+            self.shapes,
+            is_leaf=lambda x: isinstance(x, tuple),
+        )
+        return map_named(leaf, shapes)
+
+    def params(self, dtype: str = "float32") -> Any:
+        return self._tree(0, dtype)
+
+    def grads(self, dtype: str = "float32", seed: int = 1) -> Any:
+        return self._tree(seed, dtype)
+
+
+def built(learning_rate: Any = 0.01, weight_decay: Any = 0.1) -> Any:
+    """The same tree through rules, as a run builds it."""
+    rules = {
+        "matrix": {
+            "match": "mlp",
+            "name": "muon",
+            "steps": 2,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+        },
+        "rest": {
+            "match": ".*",
+            "name": "lion",
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+        },
+    }
+    config = {"optim": {"order": ("matrix", "rest"), "rules": rules}}
+    shapes = Case("", built).params()
+    return build(config, shapes, matrix_specs=MODEL_SPECS).tx
+
+
+RATE = {"learning_rate": 0.01, "weight_decay": 0.1}
+# Two stages compile faster than five and obey the same laws.
+MATRIX = {"matrix_specs": MATRIX_SPECS, "steps": 2}
+
+CASES = (
+    Case("adamw", optax.adamw, RATE | {"b1": 0.9}, (*RATE, "b1")),
+    Case("signum", jopt.signum, RATE | {"b1": 0.9}, (*RATE, "b1"), scale_free=True),
+    Case(
+        "lion",
+        jopt.lion,
+        RATE | {"b1": 0.9, "b2": 0.99},
+        (*RATE, "b1", "b2"),
+        scale_free=True,
+    ),
+    Case(
+        "muon",
+        jopt.muon,
+        RATE | {"beta": 0.95, "matrix_specs": MODEL_SPECS, "steps": 2},
+        (*RATE, "beta"),
+        static=("steps",),
+    ),
+    Case(
+        "muon_matrices",
+        muon_matrices,
+        RATE | MATRIX | {"beta": 0.95, "nan_policy": "zero"},
+        (*RATE, "beta"),
+        MATRIX_SHAPES,
+        scale_free=True,
+        static=("steps",),
+    ),
+    Case("rules", built, RATE, tuple(RATE), scale_free=True),
+    Case("scale_by_sign", jopt.scale_by_sign, scale_free=True),
+    Case("scale_by_momentum", jopt.scale_by_momentum, {"beta": 0.9}, ("beta",)),
+    Case(
+        "scale_by_orthogonalization",
+        jopt.scale_by_orthogonalization,
+        MATRIX | {"beta": 0.9},
+        ("beta",),
+        MATRIX_SHAPES,
+        scale_free=True,
+        static=("steps",),
+    ),
+    Case(
+        "scale_by_shape",
+        jopt.scale_by_shape,
+        {"mode": "match_rms", "kappa": 0.3, "matrix_specs": MATRIX_SPECS},
+        ("kappa",),
+        MATRIX_SHAPES,
+    ),
+    Case("clip", jopt.clip_by_global_norm, {"max_norm": 2.0}, ("max_norm",)),
+)
+
+
+SUBSETS: dict[str, Callable[[Case], bool]] = {
+    "case": lambda case: True,
+    "numeric_case": lambda case: bool(case.traced),
+    "schedule_case": lambda case: (
+        "learning_rate" in case.traced and case.make is not built
+    ),
+    # Optax's own AdamW promotes where a traced rate meets bfloat16.
+    "rated_case": lambda case: (
+        "learning_rate" in case.traced and case.make is not optax.adamw
+    ),
+    "free_case": lambda case: case.scale_free,
+    "movable_case": lambda case: case.make is not built,  # Rules are for one tree.
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for name, belongs in SUBSETS.items():
+        if name in metafunc.fixturenames:
+            cases = [case for case in CASES if belongs(case)]
+            metafunc.parametrize(name, cases, ids=lambda case: case.name)
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def run() -> Callable[..., Any]:
+    """Several steps: (tx, params, list of grads, state=None) -> (params, state)."""
+
+    def steps(tx: Any, params: Any, grads: Any, state: Any = None) -> Any:
+        state = tx.init(params) if state is None else state
+        for g in grads:
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    return steps
+
+
+@pytest.fixture
+def close() -> Callable[..., None]:
+    """Asserts that two trees agree entry by entry, within atol = rtol = `tolerance`."""
+
+    def check(a: Any, b: Any, tolerance: float) -> None:
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+            gap = jnp.max(jnp.abs(x - y) - tolerance * jnp.abs(y), initial=0.0)
+            assert gap <= tolerance, f"{float(gap)} > {tolerance}"
+
+    return check
