@@ -1,6 +1,6 @@
 """Byte language model on 38 plays: AdamW on everything.
 
-  python train.py --config=configs/adamw_lm.py
+python train.py --config=configs/adamw_lm.py
 """
 
 from jopt.training import presets

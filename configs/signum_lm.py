@@ -1,6 +1,6 @@
 """Byte language model on 38 plays: Signum on the matrices, AdamW on the rest.
 
-  python train.py --config=configs/signum_lm.py
+python train.py --config=configs/signum_lm.py
 """
 
 from jopt.training import presets

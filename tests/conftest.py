@@ -1,4 +1,4 @@
-"""Shared fixtures: one data cache for the whole test run, and real training processes."""
+"""Shared fixtures: one data cache for a test run, and real training processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Training:
         self.folder = folder
         self.text = text
 
-    def command(self, *flags: str, config: str = "configs/muon_lm.py:micro") -> list[str]:
+    def command(
+        self, *flags: str, config: str = "configs/muon_lm.py:micro"
+    ) -> list[str]:
         own = [] if config is None else [f"--config={config}", *SMALL]
         own += [f"--config.data.path={self.text}"]
         return [sys.executable, "train.py", *own, *flags]

@@ -73,9 +73,9 @@ def layer(path: Path) -> str:
     return path.relative_to(ROOT / "jopt").parts[0].removesuffix(".py")
 
 
-FILES = sorted(p for p in (ROOT / "jopt").rglob("*.py") if p.parent != ROOT / "jopt") + [
-    ROOT / "jopt" / f"{name}.py" for name in ("errors", "tree", "matrix", "__main__")
-]
+FILES = sorted(
+    p for p in (ROOT / "jopt").rglob("*.py") if p.parent != ROOT / "jopt"
+) + [ROOT / "jopt" / f"{name}.py" for name in ("errors", "tree", "matrix", "__main__")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -96,7 +96,14 @@ def test_layer_list_is_the_documented_one():
     assert documented == [names for names in LAYERS if names != ("__main__",)]
 
 
-HEAVY = ("flax", "orbax", "grain", "tensorflow_datasets", "matplotlib", "ml_collections")
+HEAVY = (
+    "flax",
+    "orbax",
+    "grain",
+    "tensorflow_datasets",
+    "matplotlib",
+    "ml_collections",
+)
 
 
 def test_import_jopt_is_light_and_touches_no_device():

@@ -49,7 +49,11 @@ def parse(argv: Sequence[str]) -> CommandLine:
     argv = [word for word in argv if not word.startswith("--config=")]
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict(
-        "config", config, flag_values=values, sys_argv=["jopt", *argv], lock_config=False
+        "config",
+        config,
+        flag_values=values,
+        sys_argv=["jopt", *argv],
+        lock_config=False,
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "train nothing", flag_values=values)

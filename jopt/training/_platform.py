@@ -58,8 +58,9 @@ def set_compilation_cache() -> Path | None:
 
     from jopt.data import cache_folder
 
-    if jax.config.jax_compilation_cache_dir is not None:
-        return Path(jax.config.jax_compilation_cache_dir)
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    if chosen is not None:
+        return Path(chosen)
     if _CPU_FLAGS.get(jaxlib_series()) and fast_cpu_bfloat16():
         return None
     folder = cache_folder() / "xla"

@@ -1,4 +1,4 @@
-"""1, 2 and 4 simulated devices, with data and parameter sharding, train the same model."""
+"""1, 2 and 4 simulated devices, data and parameters sharded, train one model."""
 
 from __future__ import annotations
 

@@ -47,7 +47,11 @@ def main(config: str, data: str, fsdp: str, out: str, *steps: str) -> None:
         if not leaf.is_fully_replicated
     ]
     np.savez(
-        out, losses=np.array(losses), sharded=len(sharded), cursor=state.cursor, **arrays
+        out,
+        losses=np.array(losses),
+        sharded=len(sharded),
+        cursor=state.cursor,
+        **arrays,
     )
 
 

@@ -112,7 +112,7 @@ def test_doctor_passes_from_anywhere(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["muon_lm", "signum_lm", "adamw_lm"])
 def test_micro_learns(config, tmp_path):
-    """The header of each config promises more; this bound only catches what is broken."""
+    """Each config's header promises more; this bound only catches what is broken."""
     done = subprocess.run(
         [
             sys.executable,

@@ -64,7 +64,8 @@ def test_three_stops_in_a_chain_inside_accumulation(training, unbroken):
 def test_second_signal_leaves_at_once(training):
     process = training.start(*STEPS, *SAVES, "--config.train.steps=100000")
     training.wait_for(process, lambda: training.last_step() >= 12)
-    committed = max(int(p.name) for p in (training.folder / "run/checkpoints").iterdir())
+    folder = training.folder / "run/checkpoints"
+    committed = max(int(p.name) for p in folder.iterdir())
     # Two signals while the main thread is stopped arrive together, so that the second
     # is handled before the step that the first one waits for can end.
     process.send_signal(signal.SIGSTOP)
@@ -73,5 +74,4 @@ def test_second_signal_leaves_at_once(training):
     process.send_signal(signal.SIGCONT)
     process.communicate(timeout=60)
     assert process.returncode == 75
-    kept = {int(p.name) for p in (training.folder / "run/checkpoints").iterdir()}
-    assert committed in kept
+    assert committed in {int(p.name) for p in folder.iterdir()}

@@ -26,7 +26,8 @@ def make(value: float = 1.0) -> State:
         "a": jnp.full((3, 4), value, jnp.bfloat16),
         "b": {"c": jnp.array([-0.0, jnp.nan, jnp.inf])},
     }
-    tx = optax.chain(optax.adamw(1e-3), optax.masked(optax.trace(0.9), {"a": 1, "b": 0}))
+    masked = optax.masked(optax.trace(0.9), {"a": True, "b": False})
+    tx = optax.chain(optax.adamw(1e-3), masked)
     return State(jnp.array(7, jnp.uint32), params, tx.init(params))
 
 

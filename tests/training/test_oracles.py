@@ -98,9 +98,7 @@ def test_grad_fn_is_the_gradient_elsewhere_on_the_same_window(window):
     other = {"w": jnp.array([1.0, 1.0, 1.0])}
     gradients = run(window, accumulation=2)
     expected = jax.grad(lambda p: objective(p, STATE, window, None)[0])(other)
-    np.testing.assert_allclose(
-        gradients.grad_fn(other)["w"], expected["w"], rtol=2e-6
-    )
+    np.testing.assert_allclose(gradients.grad_fn(other)["w"], expected["w"], rtol=2e-6)
 
 
 def test_empty_mask_gives_zero(window):

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from jopt.errors import ConfigError
 from jopt.reporting import MetricsLog, read_metrics
 from jopt.training._config import default_config, flatten, validate
 from jopt.training._run_folder import RunFolder, default_folder
-from jopt.errors import ConfigError
 
 
 def config(**changes):

@@ -1,0 +1,83 @@
+"""Numbers of a comparison: what the rounds say, and Markdown tables of it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+
+class Ratio(NamedTuple):
+    """Two sides that took turns: the ratio of their medians, and how it spread.
+
+    Attributes:
+        medians: median of the first side over median of the second.
+        low, high: smallest and largest ratio of one round.
+    """
+
+    medians: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.medians:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
+    """The ratio of two lists of timings, round by round.
+
+    >>> print(ratio([2.0, 3.0, 4.0], [2.0, 2.0, 2.0]))
+    1.50 (1.00-2.00)
+    """
+    by_round = [a / b for a, b in zip(first, second, strict=True)]
+    medians = statistics.median(first) / statistics.median(second)
+    return Ratio(medians, min(by_round), max(by_round))
+
+
+def milliseconds(secs: Sequence[float]) -> str:
+    """Median and smallest of some timings.
+
+    >>> milliseconds([0.003, 0.001, 0.002])
+    '2.00 (1.00)'
+    """
+    return f"{_short(1e3 * statistics.median(secs))} ({_short(1e3 * min(secs))})"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table with padded columns; what looks like a number goes right.
+
+    >>> print(markdown(["side", "ms"], [["jopt", 1.5], ["torch", "10 (9)"]]))
+    | side  |     ms |
+    | ----- | -----: |
+    | jopt  |    1.5 |
+    | torch | 10 (9) |
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    numbers = [_is_numeric(column) for column in zip(*cells, strict=True)]
+    numbers = numbers or [False] * len(header)
+    rule = [
+        "-" * (width - 1) + ":" if right else "-" * width
+        for width, right in zip(widths, numbers, strict=True)
+    ]
+    return "\n".join(
+        "| " + " | ".join(_padded(line, widths, numbers)) + " |"
+        for line in (list(header), rule, *cells)
+    )
+
+
+def _padded(
+    line: Sequence[str], widths: Sequence[int], right: Sequence[bool]
+) -> list[str]:
+    return [
+        cell.rjust(width) if to_right else cell.ljust(width)
+        for cell, width, to_right in zip(line, widths, right, strict=True)
+    ]
+
+
+def _is_numeric(column: Sequence[str]) -> bool:
+    return all(cell[:1].isdigit() or cell in ("", "-") for cell in column)

@@ -1,0 +1,36 @@
+"""The benchmark scripts as modules; they import each other by bare names."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def _load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    return _load(monkeypatch, "_tables")
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    return _load(monkeypatch, "_workers")
+
+
+@pytest.fixture
+def train_step(monkeypatch):
+    return _load(monkeypatch, "train_step")
+
+
+@pytest.fixture
+def startup(monkeypatch):
+    return _load(monkeypatch, "startup")
