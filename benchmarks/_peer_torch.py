@@ -1,11 +1,11 @@
 """The same language model and optimizers in plain eager PyTorch, as `train_step` asks.
 
 Started by `benchmarks/train_step.py` with the python of the peer's own environment. It
-is written as a torch user would write it: `scaled_dot_product_attention`, fused
-`RMSNorm`, float32 parameters under autocast for bfloat16, fused AdamW, and
-`torch.optim.Muon` for the hidden matrices. Under autocast the residual stream follows
-the embedding, which is cast once, and rotary tables have the compute dtype; both are
-faster here than leaving them in float32.
+is written as a torch user would write it: fused `RMSNorm`, float32 parameters under
+autocast for bfloat16, fused AdamW, and `torch.optim.Muon` for the hidden matrices. The
+residual stream and the rotary tables have the compute dtype. Attention is
+`scaled_dot_product_attention` or plain products and a softmax, whichever is faster: in
+bfloat16 on a CPU without matrix units the plain form took half the time.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ from torch.nn import functional
 # B batch; T positions; D embedding; H heads; K head width.
 
 BATCHES = 8
+ACTIVATIONS = {
+    "relu2": lambda x: functional.relu(x).square(),
+    "gelu": lambda x: functional.gelu(x, approximate="tanh"),
+}
+# What this model has no code for, and the settings that it stands for.
+FIXED = {"qk_norm": True, "tied_head": False, "dropout": 0.0}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -46,6 +52,7 @@ class Attention(nn.Module):
     def __init__(self, dims: Mapping[str, Any], dtype: torch.dtype) -> None:
         super().__init__()
         width = dims["embed_dim"]
+        self.fused = True
         self.heads, self.epsilon = dims["num_heads"], dims["norm_epsilon"]
         self.q, self.k, self.v, self.o = (
             nn.Linear(width, width, bias=False) for _ in range(4)
@@ -61,9 +68,8 @@ class Attention(nn.Module):
             layer(x_BTD).view(shape).transpose(1, 2)
             for layer in (self.q, self.k, self.v)
         )
-        mix_BHTK = functional.scaled_dot_product_attention(
-            self.turned(q_BHTK), self.turned(k_BHTK), v_BHTK, is_causal=True
-        )
+        attend = fused_attention if self.fused else plain_attention
+        mix_BHTK = attend(self.turned(q_BHTK), self.turned(k_BHTK), v_BHTK)
         return self.o(mix_BHTK.transpose(1, 2).reshape(B, T, D))
 
     def turned(self, x_BHTK: torch.Tensor) -> torch.Tensor:
@@ -76,6 +82,24 @@ class Attention(nn.Module):
             ),
             dim=-1,
         )
+
+
+def fused_attention(
+    q_BHTK: torch.Tensor, k_BHTK: torch.Tensor, v_BHTK: torch.Tensor
+) -> torch.Tensor:
+    return functional.scaled_dot_product_attention(
+        q_BHTK, k_BHTK, v_BHTK, is_causal=True
+    )
+
+
+def plain_attention(
+    q_BHTK: torch.Tensor, k_BHTK: torch.Tensor, v_BHTK: torch.Tensor
+) -> torch.Tensor:
+    T, K = q_BHTK.shape[-2:]
+    later_TT = torch.ones(T, T, dtype=torch.bool).triu(1)
+    logits_BHTT = (q_BHTK @ k_BHTK.transpose(-1, -2)) * K**-0.5
+    weights_BHTT = logits_BHTT.masked_fill(later_TT, float("-inf")).softmax(-1)
+    return weights_BHTT.to(v_BHTK.dtype) @ v_BHTK
 
 
 def rotary_tables(
@@ -92,11 +116,12 @@ class Mlp(nn.Module):
     def __init__(self, dims: Mapping[str, Any]) -> None:
         super().__init__()
         width, hidden = dims["embed_dim"], dims["hidden_dim"]
+        self.activation = ACTIVATIONS[dims["mlp"]]
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(functional.relu(self.up(x)).square())
+        return self.down(self.activation(self.up(x)))
 
 
 class Block(nn.Module):
@@ -147,6 +172,15 @@ def cross_entropy(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.T
     return functional.cross_entropy(logits, targets_BT.flatten())
 
 
+def refuse_other_models(dims: Mapping[str, Any]) -> None:
+    """Fails for a model that is not the one written here."""
+    for key, value in FIXED.items():
+        if dims[key] != value:
+            raise ValueError(f"the peer has no model.{key} {dims[key]!r}")
+    if dims["mlp"] not in ACTIVATIONS:
+        raise ValueError(f"the peer has no model.mlp {dims['mlp']!r}")
+
+
 def make_optimizers(
     model: Transformer, rules: Mapping[str, Mapping[str, Any]]
 ) -> list[torch.optim.Optimizer]:
@@ -173,7 +207,7 @@ def make_optimizers(
             muon,
             lr=rule["learning_rate"],
             momentum=rule["beta"],
-            weight_decay=rule["weight_decay"],
+            weight_decay=rule.get("weight_decay", 0.0),
             adjust_lr_fn="match_rms_adamw",
         ),
         adamw,
@@ -190,9 +224,28 @@ class TorchSide:
     def versions(self) -> dict[str, str]:
         return {"torch": torch.__version__}
 
+    def choose_attention(self, choice: str) -> str:
+        """Takes `fused` or `plain` attention, or the one whose step is `fastest`."""
+        if choice == "fastest":
+            secs = {name: self._secs_with(name) for name in ("fused", "plain")}
+            choice = min(secs, key=lambda name: secs[name])
+        self._set_attention(choice)
+        return choice
+
+    def _secs_with(self, attention: str) -> float:
+        self._set_attention(attention)
+        self.time("step", 2)
+        return min(self.time("step", 1)["cpu_secs"] for _ in range(5))
+
+    def _set_attention(self, name: str) -> None:
+        self._fused = name == "fused"
+        for block in self._model.blocks:
+            block.attn.fused = self._fused
+
     def build(
         self, dims: dict[str, Any], rules: dict[str, Any], dtype: str
     ) -> dict[str, Any]:
+        refuse_other_models(dims)
         torch.manual_seed(0)
         self._dims, self._rules, self._dtype = dims, rules, DTYPES[dtype]
         self._batches = [self._batch(seed) for seed in range(BATCHES)]
@@ -287,7 +340,9 @@ class TorchSide:
         return run
 
     def _attention(self) -> Callable[[], Any]:
-        return self._module(Attention(self._dims, self._dtype))
+        attention = Attention(self._dims, self._dtype)
+        attention.fused = self._fused
+        return self._module(attention)
 
     def _mlp(self) -> Callable[[], Any]:
         return self._module(Mlp(self._dims))

@@ -23,7 +23,10 @@ any library is imported. Columns:
   compile s   tracing, lowering and compiling the step, with a cold cache
   first s     process start until the first step is done, imports included
 
-jopt's step also computes its accuracy and three global norms; torch's returns the loss.
+The peer takes the faster of two forms of attention, tried out after its first step, and
+the table says which. jopt's step also computes its accuracy and three global norms;
+torch's returns the loss.
+
 `--check` copies perturbed float32 parameters to the peer. Loss and every gradient's
 norm must agree to 1e-4 in float32 and 5e-2 in bfloat16, relative.
 """
@@ -108,11 +111,12 @@ class Side(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A case measured: the model's numbers, versions, and both sides."""
+    """A case measured: the model, versions, the peer's attention, and both sides."""
 
     case: Case
     model: dict[str, int]
     versions: dict[str, str]
+    attention: str
     jopt: Side
     torch: Side
 
@@ -147,6 +151,7 @@ class Pair:
             [options.peer_python, str(HERE / "_peer_torch.py"), str(case.threads)],
             **built,
         )
+        self.attention = self.torch.ask("choose_attention", choice=options.attention)
 
     def _first_step(
         self, command: list[str], **arguments: Any
@@ -222,7 +227,7 @@ def step_rows(found: Comparison) -> list[list[str]]:
                 case.dtype,
                 str(case.threads),
                 case.optimizer,
-                side.name,
+                "jopt" if side is jopt else f"torch, {found.attention}",
                 milliseconds(step.wall),
                 f"{1e3 * statistics.median(step.cpu):.1f}",
                 f"{tokens / secs:,.0f}",
@@ -265,6 +270,7 @@ def profile_rows(found: Comparison) -> list[list[str]]:
                 milliseconds(theirs.wall),
                 str(ratio(ours.wall, theirs.wall)),
                 f"{statistics.median(ours.cpu) / statistics.median(theirs.cpu):.2f}",
+                found.attention,
             ]
         )
     return rows
@@ -278,6 +284,7 @@ PROFILE_HEADER = (
     "torch ms",
     "ratio",
     "cpu ratio",
+    "torch's attention",
 )
 
 
@@ -289,7 +296,9 @@ def measure(
         print(f"{number}/{len(cases)} {case}", file=sys.stderr, flush=True)
         with Pair(case, options) as pair:
             jopt, torch = pair.compare(pieces, options.rounds, options.steps)
-            yield Comparison(case, pair.model, pair.versions(), jopt, torch)
+            yield Comparison(
+                case, pair.model, pair.versions(), pair.attention, jopt, torch
+            )
 
 
 def run_steps(cases: Sequence[Case], options: argparse.Namespace) -> int:
@@ -407,6 +416,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dtype", default="both", choices=("float32", "bfloat16", "both"))
     add("--threads", default="both", choices=("1", "2", "both"))
     add("--optimizer", default="both", choices=("muon", "adamw", "both"))
+    add(
+        "--attention",
+        default="fastest",
+        choices=("fused", "plain", "fastest"),
+        help="of the peer: scaled_dot_product_attention, or products and a softmax",
+    )
     add("--rounds", type=_count, default=9)
     add("--steps", type=_count, default=5, help="of each side in a round")
     mode = parser.add_mutually_exclusive_group()

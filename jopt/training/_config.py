@@ -49,7 +49,7 @@ def default_config() -> ConfigDict:
                 # `final` is a fraction of the peak.
                 "schedule": {
                     "name": "warmup_stable_decay",
-                    "warmup": 0.02,
+                    "warmup": 0.0,
                     "decay": 0.5,
                     "final": 0.0,
                 },

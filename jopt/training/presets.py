@@ -49,8 +49,8 @@ _RUNS: dict[str, dict[str, Any]] = {
     "micro": {
         "data.seq_len": 128,
         "train.batch_size": 8,
-        "train.steps": 600,
-        "checkpoint.every_steps": 200,
+        "train.steps": 700,
+        "checkpoint.every_steps": 250,
     },
     "tiny": {
         "data.seq_len": 128,
