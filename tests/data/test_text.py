@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -129,16 +132,38 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
         load(path=tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-@pytest.mark.parametrize("name", ["sub", "sub/a.txt"])
-def test_what_may_not_be_read_is_named(tmp_path, name):
-    write(tmp_path / "sub" / "a.txt")
-    (tmp_path / name).chmod(0)
+@contextlib.contextmanager
+def ordinary_user():
+    """Root may read everything, so root becomes nobody for a while."""
+    own = os.geteuid()
+    os.seteuid(own or 65534)
     try:
-        with pytest.raises(DataError, match=f"cannot read .*{name}"):
-            load(path=tmp_path)
+        yield
     finally:
-        (tmp_path / name).chmod(0o700)
+        os.seteuid(own)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that any user may enter, which pytest's own is not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("name", ["sub", "sub/a.txt"])
+def test_what_may_not_be_read_is_named(open_folder, name):
+    write(open_folder / "sub" / "a.txt")
+    (open_folder / "sub").chmod(0o755)
+    (open_folder / name).chmod(0)
+    try:
+        with (
+            ordinary_user(),
+            pytest.raises(DataError, match=f"cannot read .*{name}"),
+        ):
+            load(path=open_folder)
+    finally:
+        (open_folder / name).chmod(0o700)
 
 
 def test_an_unknown_name_is_refused():
