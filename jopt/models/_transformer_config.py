@@ -14,8 +14,8 @@ MLPS = ("relu2", "gelu", "swiglu")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 SIZES: dict[str, dict[str, Any]] = {
-    "micro": {"num_layers": 2, "embed_dim": 128, "num_heads": 4},
-    "tiny": {"num_layers": 4, "embed_dim": 128, "num_heads": 4},
+    "micro": {"num_layers": 2, "embed_dim": 96, "num_heads": 3},
+    "tiny": {"num_layers": 4, "embed_dim": 96, "num_heads": 3},
     "small": {"num_layers": 5, "embed_dim": 160, "num_heads": 5},
     "gpt2": {"num_layers": 12, "embed_dim": 768, "num_heads": 12},
 }
@@ -77,7 +77,7 @@ def default_config(size: str = "tiny") -> dict[str, Any]:
     """Every setting of a size in `SIZES`, as a plain dict.
 
     >>> default_config("micro")["embed_dim"]
-    128
+    96
     """
     if size not in SIZES:
         raise ConfigError(

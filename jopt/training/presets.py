@@ -49,15 +49,15 @@ _RUNS: dict[str, dict[str, Any]] = {
     "micro": {
         "data.seq_len": 128,
         "train.batch_size": 8,
-        "train.steps": 700,
-        "checkpoint.every_steps": 250,
+        "train.steps": 560,
+        "checkpoint.every_steps": 200,
     },
     "tiny": {
         "data.seq_len": 128,
-        "train.batch_size": 16,
-        "train.steps": 2000,
-        "eval.every_steps": 500,
-        "checkpoint.every_steps": 500,
+        "train.batch_size": 8,
+        "train.steps": 4000,
+        "eval.every_steps": 1000,
+        "checkpoint.every_steps": 1000,
     },
     "small": {
         "data.seq_len": 256,
