@@ -44,7 +44,7 @@ def default_config() -> ConfigDict:
                 "accumulation": 1,  # microbatches per step
                 "compute_dtype": "auto",  # or float32, bfloat16; masters are float32
                 "log_every_steps": 10,
-                "step_timeout_secs": 0.0,  # 0: no limit
+                "step_timeout_secs": 0.0,  # 0: no limit, the only choice so far
                 # `warmup` and `decay` up to 1 are fractions of the run, above it steps;
                 # `final` is a fraction of the peak.
                 "schedule": {
@@ -65,7 +65,7 @@ def default_config() -> ConfigDict:
             },
             # 0: only at the end and when stopped.
             "checkpoint": {"every_steps": 0, "keep": 3},
-            "monitor": {"every_steps": 0},
+            "monitor": {"every_steps": 0},  # 0: off, the only choice so far
             "report": {"html": True},
         }
     )
@@ -155,14 +155,12 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
         "train.batch_size": 1,
         "train.accumulation": 1,
         "train.log_every_steps": 1,
-        "train.step_timeout_secs": 0.0,
         "eval.every_steps": 0,
         "eval.batch_size": 1,
         "eval.batches": 1,
         "eval.sample_tokens": 0,
         "checkpoint.every_steps": 0,
         "checkpoint.keep": 1,
-        "monitor.every_steps": 0,
     }
     values = dict(flatten(config))
     for key, least in smallest.items():
@@ -178,8 +176,11 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
         "local_updates.name": ("none",),
         "train.compute_dtype": ("auto", "float32", "bfloat16"),
         "train.schedule.name": ("warmup_stable_decay", "cosine", "constant"),
+        # Keys with a fixed place and, so far, a single value.
         "mesh.replica": (1,),
         "mesh.tensor": (1,),
+        "train.step_timeout_secs": (0.0,),
+        "monitor.every_steps": (0,),
     }
     values = dict(flatten(config))
     for key, allowed in choices.items():

@@ -294,7 +294,7 @@ def test_one_trace_for_every_batch(lm):
 )
 def test_settings_that_cannot_work(settings, message):
     with pytest.raises(ConfigError, match=message):
-        build({**default_config(), **settings})
+        build({**default_config(), "embed_dim": 128, "num_heads": 4, **settings})
 
 
 def test_config_may_be_any_object_with_attributes():

@@ -63,11 +63,23 @@ def test_records_past_the_last_start_do_not_stand(tmp_path):
 
 
 def test_every_fault_of_a_config_is_listed():
-    broken = config(**{"train.steps": 0, "eval.stride": 500, "checkpoint.keep": 0})
+    broken = config(
+        **{
+            "train.steps": 0,
+            "eval.stride": 500,
+            "checkpoint.keep": 0,
+            "monitor.every_steps": 5,
+        }
+    )
     with pytest.raises(ConfigError) as caught:
         validate(broken)
     message = str(caught.value)
-    for fault in ("train.steps is 0", "eval.stride is 500", "checkpoint.keep is 0"):
+    for fault in (
+        "train.steps is 0",
+        "eval.stride is 500",
+        "checkpoint.keep is 0",
+        "monitor.every_steps is 5; one of [0] is expected",
+    ):
         assert fault in message
 
 
