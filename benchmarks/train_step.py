@@ -27,6 +27,10 @@ The peer takes the faster of two forms of attention, tried out after its first s
 the table says which. jopt's step also computes its accuracy and three global norms;
 torch's returns the loss.
 
+Two threads need an idle machine. When another process wants a core, torch's threads
+wait for each other and its step took up to ten times as long; one thread and the
+column of processor time keep their meaning.
+
 `--check` copies perturbed float32 parameters to the peer. Loss and every gradient's
 norm must agree to 1e-4 in float32 and 5e-2 in bfloat16, relative.
 """
@@ -370,6 +374,14 @@ def peer_fault(python: str) -> str | None:
     return None
 
 
+def busy_machine(limit: float = 0.5) -> str | None:
+    """A warning if others have kept this machine busy for the last minute."""
+    load = os.getloadavg()[0]
+    if load <= limit:
+        return None
+    return f"load average {load:.1f}: the figures of two threads will be wrong"
+
+
 def make_cases(options: argparse.Namespace) -> list[Case]:
     """The cases that the options name; a check or a profile takes one optimizer.
 
@@ -444,6 +456,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if fault:
         print(f"{fault}\n{PEER_HINT}", file=sys.stderr)
         return 2
+    if busy := busy_machine():
+        print(busy, file=sys.stderr)
     run = run_steps
     if options.check or options.profile:
         run = run_check if options.check else run_profile

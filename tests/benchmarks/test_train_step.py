@@ -113,6 +113,12 @@ def test_gradient_gaps_are_relative_and_miss_nothing(train_step):
     assert gaps == {"loss": 1.0, "a": 0.5, "b": float("inf"), "c": float("inf")}
 
 
+def test_a_busy_machine_is_named(train_step, monkeypatch):
+    monkeypatch.setattr(train_step.os, "getloadavg", lambda: (1.25, 0.0, 0.0))
+    assert "load average 1.2" in train_step.busy_machine()
+    assert train_step.busy_machine(limit=2.0) is None
+
+
 def test_environment_of_the_sides(train_step, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "somewhere")
     monkeypatch.setenv("PYTHONPATH", "mine")
