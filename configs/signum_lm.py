@@ -12,5 +12,5 @@ def get_config(arg=""):
     config.optim.rules.matrix = presets.rule(
         r"blocks/.*/kernel", "signum", 0.0003, b1=0.95
     )
-    config.optim.rules.rest = presets.rule(r".*", "adamw", 0.015, b1=0.9, b2=0.95)
+    config.optim.rules.rest = presets.rule(r".*", "adamw", 0.005, b1=0.9, b2=0.95)
     return config
