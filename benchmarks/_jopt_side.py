@@ -21,9 +21,10 @@ from _workers import Floats, random_bytes, serve, use_cores
 if __name__ == "__main__":
     use_cores(int(sys.argv[1]))
 
-from jopt.training._platform import set_xla_flags
+from jopt.training._platform import keep_freed_memory, set_xla_flags
 
 XLA_FLAGS = set_xla_flags()  # before JAX can ask for a device
+keep_freed_memory()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

@@ -7,7 +7,11 @@ import time
 from collections.abc import Sequence
 
 from jopt.errors import CheckpointError, ConfigError, DataError
-from jopt.training._platform import set_compilation_cache, set_xla_flags
+from jopt.training._platform import (
+    keep_freed_memory,
+    set_compilation_cache,
+    set_xla_flags,
+)
 from jopt.training._signals import (
     EXIT_DONE,
     EXIT_FAILURE,
@@ -61,6 +65,8 @@ def _fail(error: Exception, code: int) -> int:
 def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> int:
     set_xla_flags()
     # Imports of a second or more come after the flags, and not for --help.
+    import jax
+
     from jopt.training._explain import explain
     from jopt.training._flags import parse
     from jopt.training._plan import make_plan, resolve
@@ -72,6 +78,8 @@ def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> i
         raise ConfigError(f"unexpected argument {line.rest[0]!r}; see --help")
     config = resolve(line.config)
     set_compilation_cache()
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     plan = make_plan(config)
     if line.dry_run:
         print(explain(plan))
