@@ -1,6 +1,6 @@
 """Does Muon beat AdamW on the plays, with equal tuning on both sides?
 
-  python benchmarks/muon_vs_adamw.py --size=micro --trials=8 --seeds=3
+  python benchmarks/muon_vs_adamw.py --tune_size=micro --size=tiny --trials=8
 
 Each optimizer gets the same number of quasi-random trials (Halton points over its own
 search space, seed 0); the best of each, by validation bits per byte, runs again on
@@ -29,14 +29,12 @@ ROOT = Path(__file__).parents[1]
 # Key -> bounds, sampled log-uniformly.
 SPACES = {
     "muon": {
-        "optim.rules.matrix.learning_rate": (0.005, 0.05),
-        "optim.rules.rest.learning_rate": (0.002, 0.03),
-        "optim.rules.matrix.weight_decay": (0.001, 0.3),
+        "optim.rules.matrix.learning_rate": (0.002, 0.02),
+        "optim.rules.rest.learning_rate": (0.003, 0.03),
     },
     "adamw": {
-        "optim.rules.all.learning_rate": (0.002, 0.03),
-        "optim.rules.all.weight_decay": (0.001, 0.3),
-        "train.schedule.warmup": (0.01, 0.1),
+        "optim.rules.all.learning_rate": (0.002, 0.02),
+        "train.schedule.warmup": (0.003, 0.1),
     },
 }
 

@@ -38,3 +38,29 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """
     matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return matches[0] if matches else None
+
+
+def did_you_mean(name: object, candidates: Iterable[object]) -> str:
+    """The nearest candidate as the tail of a message; empty when nothing is close.
+
+    >>> did_you_mean("cosin", ["cosine", "constant"])
+    "; did you mean 'cosine'?"
+    """
+    close = nearest(str(name), [str(candidate) for candidate in candidates])
+    return "" if close is None else f"; did you mean {close!r}?"
+
+
+def check_choice(what: str, value: object, known: Iterable[object]) -> None:
+    """Fails with `ConfigError` when `value` is not among `known`.
+
+    >>> check_choice("method", "newton", ["newton_schulz", "auto"])
+    Traceback (most recent call last):
+        ...
+    jopt.errors.ConfigError: unknown method 'newton'; did you mean 'newton_schulz'? \
+Known: newton_schulz, auto
+    """
+    known = list(known)
+    if value not in known:
+        listed = ", ".join(str(choice) for choice in known)
+        hint = did_you_mean(value, known) or "."
+        raise ConfigError(f"unknown {what} {value!r}{hint} Known: {listed}")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jopt.data._corpus import Corpus
-from jopt.data._stream import Stream, check_positive
+from jopt.data._stream import Stream, check_positive, process_rows
 from jopt.errors import ConfigError, DataError
 
 
@@ -20,6 +20,8 @@ def evaluation_batches(
     *,
     stride: int | None = None,
     max_batches: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Windows over all documents, in order, each byte counted once.
 
@@ -38,11 +40,13 @@ def evaluation_batches(
         max_batches: for a cheap look at regular intervals, at most this many batches:
             max_batches * B windows spread evenly over all windows, always the same.
             The mean over them is an estimate; without it the split is complete.
+        process_index, process_count: give only the rows of each batch that belong to
+            this process; the rows of all processes, joined in order, are the batch.
 
     Returns:
-        an iterator of batches: `inputs`, `targets` int32 and `mask` float32 (B, T),
-        `domain` int32 (B,). Without `max_batches` the sum of all masks is
-        `token_count(corpus)`.
+        an iterator of batches: `inputs`, `targets` int32 and `mask` float32
+        (B / process_count, T), `domain` int32 (B / process_count,). Without
+        `max_batches` the sum of all masks of all processes is `token_count(corpus)`.
 
     Fails: at the call, `ConfigError` for an argument out of range and `DataError` for a
     corpus without any byte.
@@ -56,6 +60,7 @@ def evaluation_batches(
     """
     seq_len = check_positive("seq_len", seq_len)
     batch_size = check_positive("batch_size", batch_size)
+    mine = process_rows(batch_size, process_index, process_count)
     stride = check_positive("stride", seq_len if stride is None else stride)
     if stride > seq_len:
         raise ConfigError(
@@ -70,7 +75,8 @@ def evaluation_batches(
             # The middle of each of `wanted` equal parts.
             chosen = (2 * np.arange(wanted) + 1) * document_W.size // (2 * wanted)
             document_W, rank_W = document_W[chosen], rank_W[chosen]
-    return _batches(corpus, seq_len, batch_size, stride, document_W, rank_W)
+    batches = _batches(corpus, seq_len, batch_size, stride, document_W, rank_W)
+    return ({name: rows[mine] for name, rows in batch.items()} for batch in batches)
 
 
 def _windows(

@@ -30,6 +30,27 @@ def check_positive(name: str, value: Any) -> int:
     raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
+def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+    """Which rows of a global batch belong to one of the processes that share it.
+
+    >>> process_rows(8, 1, 4)
+    slice(2, 4, None)
+    """
+    check_positive("batch_size", batch_size)
+    check_positive("process_count", process_count)
+    if batch_size % process_count:
+        raise ConfigError(
+            f"batch_size {batch_size} is not a multiple of the {process_count} "
+            "processes that share it"
+        )
+    if not 0 <= process_index < process_count:
+        raise ConfigError(
+            f"process_index must be in [0, {process_count}), got {process_index}"
+        )
+    share = batch_size // process_count
+    return slice(process_index * share, (process_index + 1) * share)
+
+
 class Stream:
     """The bytes of a corpus in the order of reading, ready to be cut into windows."""
 

@@ -9,7 +9,7 @@ import functools
 import numpy as np
 
 from jopt.data._corpus import Corpus
-from jopt.data._stream import Stream, check_positive
+from jopt.data._stream import Stream, check_positive, process_rows
 from jopt.errors import ConfigError, DataError
 
 
@@ -103,19 +103,10 @@ class TrainWindows:
         Fails: `ConfigError` if B is not a multiple of process_count, or if an argument
         is out of range.
         """
-        check_positive("batch_size", batch_size)
-        check_positive("process_count", process_count)
-        if batch_size % process_count:
-            raise ConfigError(
-                f"batch_size {batch_size} is not a multiple of the {process_count} "
-                "processes that share it"
-            )
-        if not 0 <= process_index < process_count:
-            raise ConfigError(
-                f"process_index must be in [0, {process_count}), got {process_index}"
-            )
-        share = batch_size // process_count
-        return self._stream.cut(*self.locate(cursor + process_index * share, share))
+        rows = process_rows(batch_size, process_index, process_count)
+        return self._stream.cut(
+            *self.locate(cursor + rows.start, rows.stop - rows.start)
+        )
 
     def locate(self, cursor: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Where examples cursor to cursor + count - 1 come from.

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from jopt.errors import ConfigError, nearest
+from jopt.errors import ConfigError, check_choice
 
 Stages: TypeAlias = tuple[tuple[float, float, float], ...]
 Coefficients: TypeAlias = str | Sequence | Callable[[int], Sequence]
@@ -127,13 +127,7 @@ def _check_steps(steps: int | None) -> None:
 def _from_preset(name: str, steps: int | None) -> tuple[Stages, float]:
     if name == "auto":
         name = "you5" if (steps or 0) <= DEFAULT_STEPS else "polar_express"
-    if name not in PRESETS:
-        guess = nearest(name, PRESETS)
-        raise ConfigError(
-            f"unknown coefficient list {name!r}"
-            + (f"; did you mean {guess!r}?" if guess else "")
-            + f" Known: auto, {', '.join(PRESETS)}"
-        )
+    check_choice("coefficient list", name, ["auto", *PRESETS])
     preset = PRESETS[name]
     count = preset.steps if steps is None else steps
     stages = preset.stages

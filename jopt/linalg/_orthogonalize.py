@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jopt.errors import ConfigError, ShapeError, nearest
+from jopt.errors import ConfigError, ShapeError, check_choice
 from jopt.linalg._coefficients import Coefficients, resolve_coefficients
 from jopt.linalg._newton_schulz import newton_schulz
 from jopt.matrix import MatrixSpec, assemble, matrices
@@ -71,8 +71,8 @@ def orthogonalize(
     >>> orthogonalize(x, coeffs="polar_express").round(4).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    _check_choice("method", method, METHODS)
-    _check_choice("normalization", normalization, NORMALIZATIONS)
+    check_choice("method", method, METHODS)
+    check_choice("normalization", normalization, NORMALIZATIONS)
     _check_input(x)
     stages, margin = resolve_coefficients(coeffs, steps)
     if normalization == "auto":
@@ -104,16 +104,6 @@ def orthogonalize(
     if x.size == 0:
         return x
     return stack_polar(x.reshape(-1, *x.shape[-2:])).reshape(x.shape)
-
-
-def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        guess = nearest(str(value), choices)
-        raise ConfigError(
-            f"unknown {argument} {value!r}"
-            + (f"; did you mean {guess!r}?" if guess else "")
-            + f" Known: {', '.join(choices)}"
-        )
 
 
 def _check_input(x: jax.Array) -> None:

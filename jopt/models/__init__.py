@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jopt.errors import ConfigError, nearest
+from jopt.errors import check_choice
 from jopt.models._generate import generate as generate
 from jopt.models._linen import linen_model as linen_model
 from jopt.models._model import Model as Model
@@ -44,10 +44,5 @@ def build(config: Any) -> Model:
     """
     is_mapping = isinstance(config, Mapping)
     name = config.get("name") if is_mapping else getattr(config, "name", None)
-    if name not in CATALOG:
-        close = nearest(str(name), CATALOG)
-        hint = f"\n  did you mean {close}?" if close else ""
-        raise ConfigError(
-            f"model.name: expected one of {', '.join(CATALOG)}, found {name!r}{hint}"
-        )
-    return CATALOG[name](config)
+    check_choice("model.name", name, CATALOG)
+    return CATALOG[str(name)](config)

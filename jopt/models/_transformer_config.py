@@ -8,14 +8,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jopt.errors import ConfigError, nearest
+from jopt.errors import ConfigError, check_choice, nearest
 
 MLPS = ("relu2", "gelu", "swiglu")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 SIZES: dict[str, dict[str, Any]] = {
-    "micro": {"num_layers": 2, "embed_dim": 96, "num_heads": 3},
-    "tiny": {"num_layers": 4, "embed_dim": 96, "num_heads": 3},
+    "micro": {"num_layers": 2, "embed_dim": 96, "num_heads": 2},
+    "tiny": {"num_layers": 3, "embed_dim": 96, "num_heads": 2},
     "small": {"num_layers": 5, "embed_dim": 160, "num_heads": 5},
     "gpt2": {"num_layers": 12, "embed_dim": 768, "num_heads": 12},
 }
@@ -79,10 +79,7 @@ def default_config(size: str = "tiny") -> dict[str, Any]:
     >>> default_config("micro")["embed_dim"]
     96
     """
-    if size not in SIZES:
-        raise ConfigError(
-            f"model size: expected one of {', '.join(SIZES)}, found {size!r}"
-        )
+    check_choice("model size", size, SIZES)
     return dataclasses.asdict(TransformerConfig(**SIZES[size]))
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from jopt.errors import ConfigError, JoptWarning, nearest
+from jopt.errors import ConfigError, JoptWarning, did_you_mean, nearest
 from jopt.optimizers._catalog import arguments
 from jopt.optimizers._config import entries, read
 from jopt.optimizers._rules import Rule, assign, read_rules
@@ -132,10 +132,9 @@ def _spec_faults(matrix_specs: MatrixSpecs, leaves: dict[str, Any]) -> list[str]
     faults = []
     for path in matrix_specs:
         if path not in leaves:
-            guess = nearest(path, leaves)
             faults.append(
                 f"matrix_specs has {path!r}, which is no parameter"
-                + (f"; did you mean {guess!r}?" if guess else "")
+                + did_you_mean(path, leaves)
             )
     return faults
 

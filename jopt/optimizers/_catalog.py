@@ -10,7 +10,7 @@ from typing import Any
 
 import optax
 
-from jopt.errors import ConfigError, nearest
+from jopt.errors import ConfigError, check_choice
 from jopt.optimizers._muon import muon_matrices
 from jopt.optimizers._sign import lion, signum
 
@@ -67,12 +67,7 @@ def find_entry(name: str) -> Entry:
         found = _imported(name)
         return found if isinstance(found, Entry) else Entry(found)
     if name not in CATALOG:
-        guess = nearest(name, CATALOG)
-        raise ConfigError(
-            f"unknown optimizer {name!r}"
-            + (f"; did you mean {guess!r}?" if guess else "")
-            + f" Known: {', '.join(CATALOG)}, or 'package.module:function'"
-        )
+        check_choice("optimizer", name, [*CATALOG, "'package.module:function'"])
     return CATALOG[name]
 
 

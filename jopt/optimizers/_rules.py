@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from jopt.errors import ConfigError, ShapeError, nearest
+from jopt.errors import ConfigError, ShapeError, did_you_mean, nearest
 from jopt.optimizers._catalog import Entry, arguments, find_entry
 from jopt.optimizers._config import entries, read
 from jopt.optimizers._labels import fallback_word
@@ -53,7 +53,7 @@ def read_rules(optim: Any, faults: list[str]) -> list[Rule]:
         if name not in tables:
             faults.append(
                 f"optim.order names {name!r}, which is not in optim.rules"
-                + _hint(name, tables)
+                + did_you_mean(name, tables)
             )
     for name in tables:
         if name not in order:
@@ -66,11 +66,6 @@ def read_rules(optim: Any, faults: list[str]) -> list[Rule]:
     known = dict.fromkeys(name for name in order if name in tables)
     rules = [_read_rule(name, entries(tables[name]), faults) for name in known]
     return [rule for rule in rules if rule is not None]
-
-
-def _hint(name: str, candidates: Iterable[str]) -> str:
-    guess = nearest(name, candidates)
-    return f"; did you mean {guess!r}?" if guess else ""
 
 
 def _read_rule(name: str, table: dict[str, Any], faults: list[str]) -> Rule | None:

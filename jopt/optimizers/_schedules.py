@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jopt.errors import ConfigError, nearest
+from jopt.errors import ConfigError, check_choice
 from jopt.optimizers._config import read
 
 SCHEDULES = ("constant", "warmup_stable_decay", "cosine")
@@ -39,13 +39,7 @@ def schedule_from_config(train: Any) -> optax.Schedule:
     [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
     name = read(train, "schedule.name", "constant")
-    if name not in SCHEDULES:
-        guess = nearest(str(name), SCHEDULES)
-        raise ConfigError(
-            f"unknown train.schedule.name {name!r}"
-            + (f"; did you mean {guess!r}?" if guess else "")
-            + f" Known: {', '.join(SCHEDULES)}"
-        )
+    check_choice("train.schedule.name", name, SCHEDULES)
     total = read(train, "steps")
     warmup = _steps(train, "warmup", total)
     decay = _steps(train, "decay", total) if name == "warmup_stable_decay" else 0

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from jopt.errors import ConfigError, nearest
+from jopt.errors import ConfigError, did_you_mean, nearest
 
 # Sub-trees with keys of their own: checked by the model builder and by the rules.
 _OPEN = ("model", "optim.rules")
@@ -185,6 +185,5 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
     values = dict(flatten(config))
     for key, allowed in choices.items():
         if values[key] not in allowed:
-            close = nearest(str(values[key]), [str(choice) for choice in allowed])
-            hint = f"; did you mean {close!r}?" if close else ""
+            hint = did_you_mean(values[key], allowed)
             yield f"{key} is {values[key]!r}; one of {list(allowed)} is expected{hint}"

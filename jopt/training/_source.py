@@ -43,6 +43,8 @@ class Source:
             self.config.eval.batch_size,
             stride=self.config.eval.stride,
             max_batches=None if whole else self.config.eval.batches,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
 
 

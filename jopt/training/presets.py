@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jopt.errors import ConfigError, nearest
+from jopt.errors import check_choice
 from jopt.training._config import default_config
 
 
@@ -31,12 +31,7 @@ def language_model(size: str = "") -> ConfigDict:
     from jopt import models
 
     size = size or "tiny"
-    if size not in _RUNS:
-        close = nearest(size, _RUNS)
-        hint = f"; did you mean {close!r}?" if close else ""
-        raise ConfigError(
-            f"unknown size {size!r}; one of {list(_RUNS)} is expected{hint}"
-        )
+    check_choice("size", size, _RUNS)
     config = default_config()
     config.model = ConfigDict({**models.default_config(), **models.SIZES[size]})
     for key, value in _RUNS[size].items():
@@ -49,13 +44,13 @@ _RUNS: dict[str, dict[str, Any]] = {
     "micro": {
         "data.seq_len": 128,
         "train.batch_size": 8,
-        "train.steps": 560,
+        "train.steps": 500,
         "checkpoint.every_steps": 200,
     },
     "tiny": {
         "data.seq_len": 128,
         "train.batch_size": 8,
-        "train.steps": 4000,
+        "train.steps": 5500,
         "eval.every_steps": 1000,
         "checkpoint.every_steps": 1000,
     },

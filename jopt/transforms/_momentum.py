@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jopt.errors import ConfigError, ShapeError, nearest
+from jopt.errors import ShapeError, check_choice
 from jopt.tree import PyTree, named_leaves
 
 Scalar = jax.typing.ArrayLike
@@ -186,13 +186,7 @@ def scale_by_momentum(
     [2.0]
     """
     forms = {"ema": ema, "heavy_ball": heavy_ball}
-    if form not in forms:
-        guess = nearest(str(form), forms)
-        raise ConfigError(
-            f"unknown form {form!r}"
-            + (f"; did you mean {guess!r}?" if guess else "")
-            + f" Known: {', '.join(forms)}"
-        )
+    check_choice("form", form, forms)
     return steepest_descent(
         forms[form](beta, nesterov=nesterov, mu_dtype=mu_dtype), lambda tree: tree
     )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jopt.errors import ConfigError, nearest
+from jopt.errors import check_choice
 from jopt.linalg import normalize
 from jopt.transforms._dispatch import map_stacks
 from jopt.transforms._specs import MatrixSpecs, resolve_specs
@@ -51,13 +51,7 @@ def check_mode(mode: str) -> None:
 
     >>> check_mode("jordan")
     """
-    if mode not in MODES:
-        guess = nearest(str(mode), MODES)
-        raise ConfigError(
-            f"unknown shape scale {mode!r}"
-            + (f"; did you mean {guess!r}?" if guess else "")
-            + f" Known: {', '.join(MODES)}"
-        )
+    check_choice("shape scale", mode, MODES)
 
 
 def scale_by_shape(

@@ -44,6 +44,23 @@ def test_context_is_long_and_of_the_same_document(numbered, seq_len, stride):
             assert batch["inputs"][row, : column + 1].tolist() == [newline, *before]
 
 
+@pytest.mark.parametrize("max_batches", [None, 2])
+def test_processes_share_each_batch(numbered, max_batches):
+    def batches(**share):
+        corpus = numbered(*LENGTHS)
+        return list(
+            evaluation_batches(corpus, 4, 6, stride=3, max_batches=max_batches, **share)
+        )
+
+    parts = [batches(process_index=i, process_count=3) for i in range(3)]
+    for whole, *shares in zip(batches(), *parts, strict=True):
+        for name, rows in whole.items():
+            joined = np.concatenate([share[name] for share in shares])
+            np.testing.assert_array_equal(joined, rows)
+    with pytest.raises(ConfigError, match="6 is not a multiple of the 4 processes"):
+        batches(process_count=4)
+
+
 def test_padding_is_zero(numbered):
     (batch,) = evaluation_batches(numbered(3), 4, 2)
     assert batch["inputs"].tolist() == [[10, 11, 12, 0], [0, 0, 0, 0]]
