@@ -26,6 +26,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be read or written."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not what was saved."""
+
+
 class JoptWarning(UserWarning):
     """Something runs as asked but probably not as meant."""
 

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jopt.errors import CheckpointError, nearest
-from jopt.tree import named_leaves
+from jopt.errors import CheckpointError, DamagedCheckpointError, nearest
+from jopt.training._manifest import (
+    find_damage,
+    is_committed,
+    leaf_digests_of,
+    write_manifest,
+)
+from jopt.tree import leaf_digests, named_leaves
 
 PyTree = Any
+SET_ASIDE = "set_aside"
+
+
+class Restored(NamedTuple):
+    """A state read back, and what stood in the way.
+
+    Attributes:
+        step: of the state.
+        state: as saved, bit for bit.
+        damaged: newer steps that could not be trusted, and why.
+    """
+
+    step: int
+    state: PyTree
+    damaged: dict[int, str]
 
 
 class Checkpoints:
@@ -20,38 +42,102 @@ class Checkpoints:
     A state is stored as nested dicts by path, so that any Orbax reader sees plain names
     and no class of ours. A save is complete when it returns: the step's arrays are
     donated to the next step, and must not be read in the background meanwhile.
+
+    A step counts once its manifest is there, which is written last; its files and
+    leaves are compared with it before they are used. Nothing that may hold data is
+    deleted or overwritten: a step that was not completed, or is damaged, moves to
+    `folder/set_aside/`.
+
+    Args:
+        folder: made where it does not exist.
+        keep: how many of the newest steps stay.
+        keep_every_steps: multiples of this stay for good; 0 for none.
     """
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    def __init__(self, folder: Path, *, keep: int, keep_every_steps: int = 0) -> None:
         # Orbax takes a second to import; a run needs it only at its first save.
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
+        self._keep = keep
+        self._keep_every_steps = keep_every_steps
         self.folder = folder.absolute()
+        if jax.process_index() == 0:
+            self._set_unfinished_aside()
         self._manager = ocp.CheckpointManager(
             self.folder,
             # Registered, so that the names in a checkpoint can be read before its data.
             item_handlers=ocp.StandardCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=False
-            ),
+            # Old steps go only after the new one's manifest is there: see `save`.
+            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
         )
+
+    def steps(self) -> list[int]:
+        """The committed steps, oldest first."""
+        return [s for s in _steps_in(self.folder) if is_committed(self.folder / str(s))]
 
     def latest(self) -> int | None:
         """The newest committed step."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def save(self, step: int, state: PyTree) -> None:
         """Writes a step, or raises `CheckpointError`; a step is never overwritten."""
-        saved = self._manager.save(
-            step, args=self._ocp.args.StandardSave(_nest(named_leaves(state)))
-        )
-        self._manager.wait_until_finished()
-        if not saved:
+        leaves = named_leaves(state)
+        newest = self.latest()
+        if newest is not None and newest >= step:
             raise CheckpointError(
                 f"step {step} was not saved in {self.folder}: the newest step there is "
-                f"{self.latest()}"
+                f"{newest}"
             )
+        try:
+            saved = self._manager.save(
+                step, args=self._ocp.args.StandardSave(_nest(leaves))
+            )
+            self._manager.wait_until_finished()
+            if saved and jax.process_index() == 0:
+                write_manifest(self.folder / str(step), step, _digests(leaves))
+        except OSError as error:
+            raise CheckpointError(
+                f"step {step} cannot be saved in {self.folder}: {error}; the newest "
+                f"good step is {newest}"
+            ) from error
+        if not saved:
+            raise CheckpointError(
+                f"Orbax did not save step {step} in {self.folder}; the newest good "
+                f"step is {newest}"
+            )
+        self._delete_old()
+
+    def restore_newest(self, like: PyTree, *, strict: bool = False) -> Restored | None:
+        """The newest step that is whole; None when there is no committed step at all.
+
+        Damaged steps that are newer are set aside, so that the run can save them again.
+
+        Args:
+            like: as in `restore`.
+            strict: fail at the first damaged step and leave it where it is.
+
+        Fails: `CheckpointError` when every step is damaged, or the first one with
+        `strict`, or when the step holds another state.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                return Restored(step, self.restore(step, like), damaged)
+            except DamagedCheckpointError as error:
+                if strict:
+                    raise
+                damaged[step] = str(error)
+                self._set_aside(step)
+                self._manager.reload()
+        if damaged:
+            raise CheckpointError(
+                f"no step in {self.folder} is whole:\n  "
+                + "\n  ".join(damaged.values())
+                + f"\nthey are in {self.folder / SET_ASIDE}; the same command starts "
+                "from the beginning"
+            )
+        return None
 
     def restore(self, step: int, like: PyTree) -> PyTree:
         """The state of a step, with the structure, dtypes and shardings of `like`.
@@ -60,8 +146,13 @@ class Checkpoints:
             step: a committed step.
             like: the same tree of `jax.ShapeDtypeStruct` with shardings.
 
-        Fails: `CheckpointError` when names, shapes or dtypes differ, naming them.
+        Fails: `DamagedCheckpointError` when the files or leaves are not those that were
+        saved; `CheckpointError` when names, shapes or dtypes differ. Both name them.
         """
+        folder = self.folder / str(step)
+        damage = find_damage(folder, step)
+        if damage:
+            raise DamagedCheckpointError(self._damaged(step, damage))
         wanted = named_leaves(like)
         self._check_names(step, wanted)
         try:
@@ -73,9 +164,38 @@ class Checkpoints:
                 f"step {step} in {self.folder} cannot be read: {error}"
             ) from error
         found = named_leaves(restored)
+        saved, now = leaf_digests_of(folder), _digests(found)
+        damage = [
+            f"{path}: digest differs"
+            for path, digest in saved.items()
+            if now.get(path, digest) != digest
+        ]
+        if damage:
+            raise DamagedCheckpointError(self._damaged(step, damage))
         return jax.tree.unflatten(
             jax.tree.structure(like), [found[path] for path in wanted]
         )
+
+    def _damaged(self, step: int, damage: list[str]) -> str:
+        more = f" and {len(damage) - 3} more" if len(damage) > 3 else ""
+        return f"step {step} is damaged ({'; '.join(damage[:3])}{more})"
+
+    def _set_unfinished_aside(self) -> None:
+        for step in _steps_in(self.folder):
+            if not is_committed(self.folder / str(step)):
+                self._set_aside(step)
+
+    def _set_aside(self, step: int) -> None:
+        shelf = self.folder / SET_ASIDE
+        shelf.mkdir(exist_ok=True)
+        names = (f"{step}" if n == 0 else f"{step}-{n}" for n in itertools.count())
+        free = next(name for name in names if not (shelf / name).exists())
+        (self.folder / str(step)).rename(shelf / free)
+
+    def _delete_old(self) -> None:
+        for step in self.steps()[: -self._keep]:
+            if not self._keep_every_steps or step % self._keep_every_steps:
+                self._manager.delete(step)
 
     def _check_names(self, step: int, wanted: dict[str, Any]) -> None:
         metadata = self._manager.item_metadata(step)
@@ -115,3 +235,22 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
             node = node.setdefault(name, {})
         node[last] = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
     return nested
+
+
+def _steps_in(folder: Path) -> list[int]:
+    """The step folders, committed or not, oldest first."""
+    if not folder.is_dir():
+        return []
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _digests(leaves: dict[str, Any]) -> dict[str, str]:
+    """Digests of the leaves that this process holds whole."""
+    return leaf_digests(
+        {
+            path: leaf
+            for path, leaf in leaves.items()
+            if getattr(leaf, "is_fully_addressable", True)
+        }
+    )

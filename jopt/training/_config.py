@@ -64,7 +64,8 @@ def default_config() -> ConfigDict:
                 "prompt": "\n",
             },
             # 0: only at the end and when stopped.
-            "checkpoint": {"every_steps": 0, "keep": 3},
+            # `keep`: of the newest; `keep_every_steps`: multiples that stay for good.
+            "checkpoint": {"every_steps": 0, "keep": 3, "keep_every_steps": 0},
             "monitor": {"every_steps": 0},  # 0: off, the only choice so far
             "report": {"html": True},
         }
@@ -161,6 +162,7 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
         "eval.sample_tokens": 0,
         "checkpoint.every_steps": 0,
         "checkpoint.keep": 1,
+        "checkpoint.keep_every_steps": 0,
     }
     values = dict(flatten(config))
     for key, least in smallest.items():

@@ -26,6 +26,7 @@ class CommandLine:
         overrides: the dotted keys set on the command line.
         workdir: where the run goes, if stated.
         dry_run: only show what would run.
+        strict_restore: stop at a damaged checkpoint instead of using an older one.
         rest: positional arguments.
     """
 
@@ -34,11 +35,12 @@ class CommandLine:
     overrides: dict[str, Any]
     workdir: Path | None
     dry_run: bool
+    strict_restore: bool
     rest: tuple[str, ...]
 
 
 def parse(argv: Sequence[str]) -> CommandLine:
-    """Reads `--config=FILE[:ARG] --config.KEY=VALUE --workdir=DIR --dry_run`.
+    """Reads `--config=FILE[:ARG] --config.KEY=VALUE --workdir=DIR` and switches.
 
     Fails: `ConfigError` for anything that cannot be used, with the nearest key or flag.
     """
@@ -57,6 +59,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "train nothing", flag_values=values)
+    flags.DEFINE_bool("strict_restore", False, "no fallback", flag_values=values)
     try:
         rest = values(["jopt", *argv])
     except flags.Error as error:
@@ -71,6 +74,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         overrides=dict(config_flags.get_override_values(values["config"])),
         workdir=None if values.workdir is None else Path(values.workdir),
         dry_run=values.dry_run,
+        strict_restore=values.strict_restore,
         rest=tuple(rest[1:]),
     )
 

@@ -9,9 +9,8 @@ from typing import Any
 import jax
 
 from jopt import models
-from jopt.errors import CheckpointError
 from jopt.reporting import Console, MetricsLog, write_report
-from jopt.training._checkpoints import Checkpoints
+from jopt.training._checkpoints import Checkpoints, Restored
 from jopt.training._evaluation import evaluate
 from jopt.training._loop import DivergedError, Loop
 from jopt.training._plan import Plan
@@ -28,18 +27,30 @@ from jopt.tree import digest
 
 
 def run(
-    plan: Plan, folder: RunFolder, signals: StopSignals, *, process_start: float
+    plan: Plan,
+    folder: RunFolder,
+    signals: StopSignals,
+    *,
+    process_start: float,
+    strict_restore: bool = False,
 ) -> int:
     """Starts or resumes the run in `folder` and returns the process's exit code."""
     config = plan.config
     source = load_source(config)
-    checkpoints = Checkpoints(folder.checkpoints, keep=config.checkpoint.keep)
-    state = _first_state(plan, checkpoints)
+    checkpoints = Checkpoints(
+        folder.checkpoints,
+        keep=config.checkpoint.keep,
+        keep_every_steps=config.checkpoint.keep_every_steps,
+    )
+    restored = checkpoints.restore_newest(plan.shapes, strict=strict_restore)
+    state = plan.init() if restored is None else restored.state
     first = int(state.step)
     console = Console(config.train.steps, first=first)
     log = MetricsLog(folder.metrics)
     folder.set_status("running", step=first)
     console.say(_opening(plan, folder, first))
+    if restored is not None and restored.damaged:
+        console.say(_fallback(restored))
     loop = Loop(plan, source, folder, checkpoints, log, console, signals, process_start)
     try:
         state, complete = loop.run(state)
@@ -85,18 +96,15 @@ def run(
         checkpoints.close()
 
 
-def _first_state(plan: Plan, checkpoints: Checkpoints) -> TrainState:
-    """The newest committed state of this run, else a new one."""
-    step = checkpoints.latest()
-    if step is None:
-        return plan.init()
-    state = checkpoints.restore(step, plan.shapes)
-    if int(state.step) != step:
-        raise CheckpointError(
-            f"the checkpoint of step {step} holds step {int(state.step)}; move "
-            f"{checkpoints.folder}/{step} away to use the one before"
-        )
-    return state
+def _fallback(restored: Restored) -> str:
+    """Which steps were damaged, and how many steps are trained again for it."""
+    repeated = max(restored.damaged) - restored.step
+    return "\n".join(
+        [
+            *restored.damaged.values(),
+            f"set aside; {repeated} steps are repeated from step {restored.step}",
+        ]
+    )
 
 
 def _opening(plan: Plan, folder: RunFolder, first: int) -> str:

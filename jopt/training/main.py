@@ -21,14 +21,17 @@ from jopt.training._signals import (
 
 USAGE = """\
 usage: python train.py --config=FILE[:SIZE] [--config.KEY=VALUE ...]
-                       [--workdir=FOLDER] [--dry_run]
+                       [--workdir=FOLDER] [--dry_run] [--strict_restore]
 
   --config    a Python file with get_config(size), for example configs/muon_lm.py:micro
   --config.*  change one value, for example
-  --config.optim.rules.matrix.learning_rate=0.03 --workdir   folder of the run;
-  runs/<config>-<hash of the config> by default. The same
-              command again resumes the run that is there.
+              --config.optim.rules.matrix.learning_rate=0.03
+  --workdir   folder of the run; runs/<config>-<hash of the config> by default. The
+              same command again resumes the run that is there.
   --dry_run   show the plan (parameters, optimizers, sizes), train nothing
+  --strict_restore
+              stop when the newest checkpoint is damaged, instead of going on from
+              the newest one that is whole
 
 exit codes: 0 done, 1 failure, 2 bad config or usage, 75 stopped and resumable
 """
@@ -95,4 +98,10 @@ def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> i
     if status["state"] == "done":
         print(f"{folder.path} is finished: {status['headline']}")
         return EXIT_DONE
-    return run(plan, folder, signals, process_start=process_start)
+    return run(
+        plan,
+        folder,
+        signals,
+        process_start=process_start,
+        strict_restore=line.strict_restore,
+    )

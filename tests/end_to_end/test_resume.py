@@ -75,3 +75,27 @@ def test_second_signal_leaves_at_once(training):
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert committed in {int(p.name) for p in folder.iterdir()}
+
+
+def test_damaged_checkpoint_is_set_aside_and_the_run_still_exact(training, unbroken):
+    expected = unbroken()
+    stopped = training.start(*STEPS, *SAVES)
+    training.wait_for(stopped, lambda: training.last_step() >= 34)
+    stopped.kill()
+    stopped.communicate()
+    folder = training.folder / "run/checkpoints"
+    newest = max(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+    damaged = max((folder / str(newest)).rglob("*"), key=lambda p: p.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(bytes(content))
+
+    strict = training.run(*STEPS, *SAVES, "--strict_restore")
+    assert strict.returncode == 1
+    assert f"step {newest} is damaged" in strict.stderr
+    assert "Traceback" not in strict.stderr
+    again = training.run(*STEPS, *SAVES)
+    assert again.returncode == 0, again.stderr
+    assert f"10 steps are repeated from step {newest - 10}" in again.stdout
+    assert training.digest() == expected
+    assert (folder / "set_aside" / str(newest)).is_dir()

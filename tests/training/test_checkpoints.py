@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import NamedTuple
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from jopt.errors import CheckpointError
+from jopt.errors import CheckpointError, DamagedCheckpointError
 from jopt.training._checkpoints import Checkpoints
 from jopt.tree import digest
 
@@ -82,3 +84,101 @@ def test_another_state_is_named(checkpoints):
     assert "params/a has shape (3, 4), expected (4, 4)" in message
     assert "params/bb/c is not in the checkpoint (nearest: params/b/c)" in message
     assert "params/b/c is not expected" in message
+
+
+def saved(checkpoints, *steps):
+    for step in steps:
+        checkpoints.save(step, make(step))
+
+
+def test_spaced_steps_stay(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=1, keep_every_steps=4)
+    saved(checkpoints, 2, 4, 6, 8, 9)
+    assert checkpoints.steps() == [4, 8, 9]
+    checkpoints.close()
+
+
+def files_of(folder):
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(bytes(content))
+
+
+DAMAGE = {
+    "flip": flip,
+    "truncate": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "delete": lambda path: path.unlink(),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "more": lambda path: path.write_bytes(path.read_bytes() + b"\n"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_of_any_file_is_seen_and_the_step_before_used(tmp_path, kind):
+    """Every file of the newest step in turn, its manifest included."""
+    folder = tmp_path / "c"
+    first = Checkpoints(folder, keep=9)
+    saved(first, 1, 2)
+    first.close()
+    shutil.copytree(folder / "2", tmp_path / "whole")
+    names = [p.relative_to(folder / "2") for p in files_of(folder / "2")]
+    assert len(names) > 5
+    for name in names:
+        path = folder / "2" / name
+        if path.stat().st_size == 0 and kind in ("flip", "truncate", "zeros"):
+            continue  # such damage leaves an empty file as it is
+        DAMAGE[kind](path)
+        checkpoints = Checkpoints(folder, keep=9)
+        restored = checkpoints.restore_newest(like(make()))
+        checkpoints.close()
+        assert restored.step == 1, name
+        assert digest(restored.state) == digest(make(1))
+        # Without its manifest a step was never committed.
+        uncommitted = kind == "delete" and name.name == "manifest.json"
+        assert list(restored.damaged) == ([] if uncommitted else [2]), name
+        # Set aside, not deleted.
+        (aside,) = (folder / "set_aside").iterdir()
+        shutil.rmtree(aside)
+        shutil.copytree(tmp_path / "whole", folder / "2")
+
+
+def test_strict_restore_stops_and_touches_nothing(checkpoints):
+    saved(checkpoints, 1, 2)
+    (step_file,) = (checkpoints.folder / "2").glob("_CHECKPOINT_METADATA")
+    flip(step_file)
+    with pytest.raises(DamagedCheckpointError, match=r"step 2 is damaged .*METADATA"):
+        checkpoints.restore_newest(like(make()), strict=True)
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_swapped_steps_and_files_are_seen(checkpoints):
+    saved(checkpoints, 1, 2)
+    one, two = checkpoints.folder / "1", checkpoints.folder / "2"
+    one.rename(checkpoints.folder / "x")
+    two.rename(one)
+    (checkpoints.folder / "x").rename(two)
+    with pytest.raises(CheckpointError, match=r"no step .* is whole") as caught:
+        checkpoints.restore_newest(like(make()))
+    assert "manifest.json belongs to step 1" in str(caught.value)
+    assert {p.name for p in (checkpoints.folder / "set_aside").iterdir()} == {"1", "2"}
+    # Nothing is left in the way of a new start.
+    saved(checkpoints, 1, 2)
+    assert checkpoints.restore_newest(like(make())).step == 2
+
+
+def test_a_step_without_manifest_was_never_committed(tmp_path):
+    folder = tmp_path / "c"
+    checkpoints = Checkpoints(folder, keep=2)
+    saved(checkpoints, 1, 2)
+    (folder / "2/manifest.json").unlink()
+    checkpoints.close()
+    checkpoints = Checkpoints(folder, keep=2)
+    assert checkpoints.steps() == [1]
+    assert (folder / "set_aside/2").is_dir()
+    saved(checkpoints, 2, 3)
+    assert checkpoints.steps() == [2, 3]
+    checkpoints.close()
