@@ -30,6 +30,10 @@ class DamagedCheckpointError(CheckpointError):
     """A checkpoint is not what was saved."""
 
 
+class WorkdirInUseError(RuntimeError):
+    """Another process runs in this folder."""
+
+
 class JoptWarning(UserWarning):
     """Something runs as asked but probably not as meant."""
 

@@ -44,7 +44,8 @@ def default_config() -> ConfigDict:
                 "accumulation": 1,  # microbatches per step
                 "compute_dtype": "auto",  # or float32, bfloat16; masters are float32
                 "log_every_steps": 10,
-                "step_timeout_secs": 0.0,  # 0: no limit, the only choice so far
+                # No step finished for so long: exit 76 with all stacks. 0: no limit.
+                "step_timeout_secs": 0.0,
                 # `warmup` and `decay` up to 1 are fractions of the run, above it steps;
                 # `final` is a fraction of the peak.
                 "schedule": {
@@ -156,6 +157,7 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
         "train.batch_size": 1,
         "train.accumulation": 1,
         "train.log_every_steps": 1,
+        "train.step_timeout_secs": 0.0,
         "eval.every_steps": 0,
         "eval.batch_size": 1,
         "eval.batches": 1,
@@ -181,7 +183,6 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
         # Keys with a fixed place and, so far, a single value.
         "mesh.replica": (1,),
         "mesh.tensor": (1,),
-        "train.step_timeout_secs": (0.0,),
         "monitor.every_steps": (0,),
     }
     values = dict(flatten(config))

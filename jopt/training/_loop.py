@@ -17,6 +17,7 @@ from jopt.training._run_folder import RunFolder
 from jopt.training._signals import StopSignals
 from jopt.training._source import Source
 from jopt.training._state import TrainState
+from jopt.training._watchdog import Watchdog
 
 
 class DivergedError(RuntimeError):
@@ -42,6 +43,7 @@ class Loop:
         console: Console,
         signals: StopSignals,
         process_start: float,
+        watchdog: Watchdog,
     ) -> None:
         self._plan = plan
         self._config = plan.config
@@ -52,6 +54,7 @@ class Loop:
         self._console = console
         self._signals = signals
         self._process_start = process_start
+        self._watchdog = watchdog
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._clock = _Clock()
         # Queued collectives on few cores deadlock (CPU devices share the cores).
@@ -75,6 +78,7 @@ class Loop:
             if self._wait:
                 jax.block_until_ready(state)
             self._hand_over(step, metrics, first)
+            self._watchdog.beat()
             if self._signals.received is not None and step < config.train.steps:
                 self._save(step, state)
                 return state, False
@@ -133,6 +137,7 @@ class Loop:
         self._flush()
         with self._clock.pause():
             self._checkpoints.save(step, state)
+        self._watchdog.beat()
 
     def _evaluate(self, step: int, state: TrainState) -> None:
         self._flush()
@@ -143,6 +148,7 @@ class Loop:
                 self._source.evaluation(whole=False),
                 self._plan.put,
             )
+        self._watchdog.beat()
         self._log.write({"step": step, "tokens": self._tokens(step), **result})
         self._console.say(
             f"step {step}: validation {result['eval/bits_per_byte']:.4f} bits/byte "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import sys
 import time
 from typing import Any
@@ -19,10 +21,12 @@ from jopt.training._signals import (
     EXIT_DONE,
     EXIT_FAILURE,
     EXIT_PREEMPTED,
+    EXIT_STALLED,
     StopSignals,
 )
 from jopt.training._source import Source, load_source
 from jopt.training._state import TrainState
+from jopt.training._watchdog import Watchdog
 from jopt.tree import digest
 
 
@@ -51,9 +55,24 @@ def run(
     console.say(_opening(plan, folder, first))
     if restored is not None and restored.damaged:
         console.say(_fallback(restored))
-    loop = Loop(plan, source, folder, checkpoints, log, console, signals, process_start)
+    watchdog = Watchdog(
+        config.train.step_timeout_secs,
+        on_stall=lambda: _leave_stalled(config.train.step_timeout_secs, folder, log),
+    )
+    loop = Loop(
+        plan,
+        source,
+        folder,
+        checkpoints,
+        log,
+        console,
+        signals,
+        process_start,
+        watchdog,
+    )
     try:
-        state, complete = loop.run(state)
+        with watchdog:
+            state, complete = loop.run(state)
         if not complete:
             folder.set_status("preempted", step=int(state.step))
             console.say(
@@ -94,6 +113,24 @@ def run(
         console.close()
         log.close()
         checkpoints.close()
+
+
+def _leave_stalled(secs: float, folder: RunFolder, log: MetricsLog) -> None:
+    """Ends the process from the watching thread: stacks, status, exit code 76."""
+    with folder.stacks.open("w") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+    step = folder.status().get("step")
+    reason = f"no step was finished within {secs:g} s (train.step_timeout_secs)"
+    folder.set_status("failed", step=step, reason=reason)
+    print(
+        f"StalledError: {reason}; the stacks of all threads are in {folder.stacks}; "
+        "the same command goes on from the newest checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    log.close()
+    # The main thread hangs in a step and cannot be asked to leave.
+    os._exit(EXIT_STALLED)
 
 
 def _fallback(restored: Restored) -> str:

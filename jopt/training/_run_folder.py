@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -10,14 +11,15 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from ml_collections import ConfigDict
 
-from jopt.errors import ConfigError
+from jopt.errors import ConfigError, WorkdirInUseError
 from jopt.training._config import flatten
 
+LOCK = ".lock"
 PACKAGES = ("jopt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -35,10 +37,11 @@ def default_folder(config_name: str, config: ConfigDict) -> Path:
 
 
 class RunFolder:
-    """Creates a run's folder, or finds the same run in it.
+    """Creates a run's folder, or finds the same run in it, and holds it.
 
     Fails: `ConfigError` when the folder cannot be made, belongs to something else, or
-    holds a run of another config; nothing in it is touched then.
+    holds a run of another config, and `WorkdirInUseError` when another process holds
+    it; nothing in it is touched then.
     """
 
     def __init__(
@@ -53,24 +56,21 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.stacks = path / "stacks.txt"
         self._begin = time.time()
         self._make_folder()
-        if (path / "config.json").exists():
-            self._check_same(plain(config))
-        else:
+        if not (path / "config.json").exists():
             self._check_empty()
-            record = {
-                "config_name": config_name,
-                "config": json.loads(config.to_json_best_effort()),
-                "flat_config": plain(config),
-                "overrides": {key: str(value) for key, value in overrides.items()},
-                "sweep": None,
-                "versions": versions(),
-                "commit": commit(),
-                "devices": [str(device) for device in jax.devices()],
-                "command": list(command),
-            }
-            write_json(path / "config.json", record)
+        self._lock = self._take_lock()
+        try:
+            if (path / "config.json").exists():
+                self._check_same(plain(config))
+            else:
+                record = _record(config_name, config, overrides, command)
+                write_json(path / "config.json", record)
+        except BaseException:
+            self.close()
+            raise
 
     def _make_folder(self) -> None:
         try:
@@ -83,6 +83,20 @@ class RunFolder:
                 f"workdir {self.path} cannot be written: {error.strerror}; choose "
                 "another with --workdir=FOLDER"
             ) from None
+
+    def _take_lock(self) -> TextIO:
+        """An open file that no second process can lock; released by the system."""
+        file = (self.path / LOCK).open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise WorkdirInUseError(
+                f"workdir {self.path} is in use by process "
+                f"{self.status().get('pid', 'unknown')}; wait for it, stop it, or "
+                "choose another with --workdir=FOLDER"
+            ) from None
+        return file
 
     def _check_same(self, wanted: dict[str, Any]) -> None:
         try:
@@ -108,11 +122,15 @@ class RunFolder:
             )
 
     def _check_empty(self) -> None:
-        if any(self.path.iterdir()):
+        if any(entry.name != LOCK for entry in self.path.iterdir()):
             raise ConfigError(
                 f"workdir {self.path} is not empty and holds no jopt run (no "
                 "config.json); choose another with --workdir=FOLDER"
             )
+
+    def close(self) -> None:
+        """Lets another process have the folder."""
+        self._lock.close()
 
     def status(self) -> dict[str, Any]:
         """The last status written, `{"state": "pending"}` before the first."""
@@ -130,6 +148,26 @@ class RunFolder:
             **details,
         }
         write_json(self.path / "status.json", record)
+
+
+def _record(
+    config_name: str,
+    config: ConfigDict,
+    overrides: dict[str, Any],
+    command: Sequence[str],
+) -> dict[str, Any]:
+    """What `config.json` says."""
+    return {
+        "config_name": config_name,
+        "config": json.loads(config.to_json_best_effort()),
+        "flat_config": plain(config),
+        "overrides": {key: str(value) for key, value in overrides.items()},
+        "sweep": None,
+        "versions": versions(),
+        "commit": commit(),
+        "devices": [str(device) for device in jax.devices()],
+        "command": list(command),
+    }
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
 
-from jopt.errors import CheckpointError, ConfigError, DataError
+from jopt.errors import CheckpointError, ConfigError, DataError, WorkdirInUseError
 from jopt.training._platform import (
     keep_freed_memory,
     set_compilation_cache,
@@ -33,7 +34,8 @@ usage: python train.py --config=FILE[:SIZE] [--config.KEY=VALUE ...]
               stop when the newest checkpoint is damaged, instead of going on from
               the newest one that is whole
 
-exit codes: 0 done, 1 failure, 2 bad config or usage, 75 stopped and resumable
+exit codes: 0 done, 1 failure, 2 bad config or usage, 75 stopped and resumable,
+            76 no step within train.step_timeout_secs
 """
 
 
@@ -55,7 +57,7 @@ def main(
             return _train(argv, signals, process_start or time.time())
         except ConfigError as error:
             return _fail(error, EXIT_USAGE)
-        except (DataError, CheckpointError) as error:
+        except (DataError, CheckpointError, WorkdirInUseError) as error:
             return _fail(error, EXIT_FAILURE)
 
 
@@ -94,14 +96,15 @@ def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> i
         overrides=line.overrides,
         command=["python", "train.py", *argv],
     )
-    status = folder.status()
-    if status["state"] == "done":
-        print(f"{folder.path} is finished: {status['headline']}")
-        return EXIT_DONE
-    return run(
-        plan,
-        folder,
-        signals,
-        process_start=process_start,
-        strict_restore=line.strict_restore,
-    )
+    with contextlib.closing(folder):
+        status = folder.status()
+        if status["state"] == "done":
+            print(f"{folder.path} is finished: {status['headline']}")
+            return EXIT_DONE
+        return run(
+            plan,
+            folder,
+            signals,
+            process_start=process_start,
+            strict_restore=line.strict_restore,
+        )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
-from jopt.errors import ConfigError
+from jopt.errors import ConfigError, WorkdirInUseError
 from jopt.reporting import MetricsLog, read_metrics
 from jopt.training._config import default_config, flatten, validate
 from jopt.training._run_folder import RunFolder, default_folder
@@ -32,12 +33,16 @@ def test_the_same_run_is_found_again(tmp_path):
     folder = RunFolder(tmp_path / "run", "muon_lm", config(), **args)
     assert folder.status() == {"state": "pending"}
     folder.set_status("running", step=3)
+    with pytest.raises(WorkdirInUseError, match=f"process {os.getpid()}; wait"):
+        RunFolder(tmp_path / "run", "muon_lm", config(), **args)
+    folder.close()
     again = RunFolder(tmp_path / "run", "muon_lm", config(), **args)
     assert again.status()["state"] == "running"
     assert again.status()["step"] == 3
     record = json.loads((tmp_path / "run/config.json").read_text())
     assert record["versions"]["jax"] != "not installed"
     assert record["flat_config"]["train.steps"] == 1000
+    again.close()
     with pytest.raises(ConfigError, match="seed: 0 there, 5 now"):
         RunFolder(tmp_path / "run", "muon_lm", config(seed=5), **args)
 
