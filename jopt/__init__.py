@@ -26,6 +26,7 @@ from jopt.transforms import (
     scale_by_orthogonalization,
     scale_by_shape,
     scale_by_sign,
+    skip_nonfinite,
 )
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "scale_by_shape",
     "scale_by_sign",
     "signum",
+    "skip_nonfinite",
     "transforms",
 ]

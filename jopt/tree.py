@@ -120,6 +120,24 @@ def global_norm(tree: PyTree) -> jax.Array:
     return scale * jnp.sqrt(jnp.sum(jnp.stack(squares)))
 
 
+def all_finite(tree: PyTree) -> jax.Array:
+    """Whether no floating or complex leaf holds a NaN or an infinity; a bool scalar.
+
+    >>> bool(all_finite({"a": jnp.array([1.0, jnp.inf]), "n": jnp.array(3)}))
+    False
+    """
+    return jnp.all(
+        jnp.array(
+            [
+                jnp.all(jnp.isfinite(leaf))
+                for leaf in jax.tree.leaves(tree)
+                if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact)
+            ],
+            dtype=bool,
+        )
+    )
+
+
 def count(tree: PyTree) -> int:
     """Number of elements in all leaves (shapes are enough, no values needed).
 

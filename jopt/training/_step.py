@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -76,15 +76,27 @@ def _extra_args(
 
 
 def state_metrics(opt_state: PyTree) -> Metrics:
-    """The `metrics` fields of all states in a tree, each named by its path."""
+    """The `metrics` of all states in a tree, each named by its path.
 
+    States inside a state that reports are found too.
+    """
+    found: Metrics = {}
+    for path, node in _reporting(opt_state, ()):
+        name = path_string(path)
+        prefix = f"optim/{name}/" if name else "optim/"
+        found |= {f"{prefix}{key}": value for key, value in node.metrics.items()}
+    return found
+
+
+def _reporting(tree: PyTree, above: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
     def reports(node: Any) -> bool:
         return isinstance(getattr(node, "metrics", None), dict)
 
-    nodes, _ = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=reports)
-    return {
-        f"optim/{path_string(path)}/{name}": value
-        for path, node in nodes
-        if reports(node)
-        for name, value in node.metrics.items()
-    }
+    if reports(tree):
+        yield above, tree
+    nodes, _ = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: node is not tree and reports(node)
+    )
+    for path, node in nodes:
+        if node is not tree and reports(node):
+            yield from _reporting(node, (*above, *path))

@@ -14,6 +14,7 @@ from jopt.transforms._momentum import (
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
 from jopt.transforms._sign import scale_by_sign, sign_tree
+from jopt.transforms._skip import SkipNonfiniteState, skip_nonfinite
 from jopt.transforms._specs import MatrixSpecs, find_spec, resolve_specs
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Momentum",
     "MomentumState",
     "ShapeMode",
+    "SkipNonfiniteState",
     "clip_by_global_norm",
     "dual_ema",
     "ema",
@@ -35,5 +37,6 @@ __all__ = [
     "scale_by_sign",
     "shape_scale",
     "sign_tree",
+    "skip_nonfinite",
     "steepest_descent",
 ]

@@ -105,6 +105,10 @@ def built(learning_rate: Any = 0.01, weight_decay: Any = 0.1) -> Any:
     return build(config, shapes, matrix_specs=MODEL_SPECS).tx
 
 
+def skipping(learning_rate: Any, weight_decay: Any) -> Any:
+    return jopt.skip_nonfinite(jopt.lion(learning_rate, weight_decay=weight_decay))
+
+
 RATE = {"learning_rate": 0.01, "weight_decay": 0.1}
 # Two stages compile faster than five and obey the same laws.
 MATRIX = {"matrix_specs": MATRIX_SPECS, "steps": 2}
@@ -153,6 +157,13 @@ CASES = (
         {"mode": "match_rms", "kappa": 0.3, "matrix_specs": MATRIX_SPECS},
         ("kappa",),
         MATRIX_SHAPES,
+    ),
+    Case(
+        "skip_nonfinite",
+        skipping,
+        RATE,
+        tuple(RATE),
+        scale_free=True,
     ),
     Case("clip", jopt.clip_by_global_norm, {"max_norm": 2.0}, ("max_norm",)),
 )
