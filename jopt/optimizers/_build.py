@@ -13,10 +13,10 @@ from jopt.optimizers._config import entries, read
 from jopt.optimizers._rules import Rule, assign, read_rules
 from jopt.optimizers._schedules import schedule_from_config
 from jopt.optimizers._table import Row, make_table
-from jopt.transforms import MatrixSpecs, clip_by_global_norm
+from jopt.transforms import MatrixSpecs, clip_by_global_norm, skip_nonfinite
 from jopt.tree import PyTree, map_named, named_leaves
 
-WHOLE_TREE_KEYS = ("clip",)
+WHOLE_TREE_KEYS = ("clip", "skip_nonfinite")
 
 
 class Optimizer(NamedTuple):
@@ -45,7 +45,7 @@ def build(
     a rule is the spectral chain on exactly the parameters that the rule takes. Every
     learning rate is multiplied by the factor of `schedule_from_config(config.train)`.
     `config.optim.whole_tree.clip` is the largest norm of the whole gradient, before the
-    rules.
+    rules; with `whole_tree.skip_nonfinite`, `jopt.skip_nonfinite` wraps all of it.
 
     Args:
         config: the whole run config: an `ml_collections.ConfigDict`, or mappings or
@@ -103,6 +103,9 @@ def build(
     if clip is not None:
         tx = optax.chain(clip_by_global_norm(clip), tx)
     needs = frozenset().union(*(rule.entry.needs for rule in rules))
+    if read(config, "optim.whole_tree.skip_nonfinite"):
+        tx = skip_nonfinite(tx)
+        needs |= {"value"}
     table = make_table(params, assigned, transforms, matrix_specs)
     return Optimizer(tx, needs, table)
 

@@ -31,8 +31,9 @@ def default_config() -> ConfigDict:
             "optim": {
                 "order": (),
                 "rules": {},
-                # `clip`: global gradient norm; off without a value.
-                "whole_tree": {"clip": placeholder(float)},
+                # `clip`: global gradient norm; off without a value. `skip_nonfinite`:
+                # a step with NaN or infinity changes nothing.
+                "whole_tree": {"clip": placeholder(float), "skip_nonfinite": False},
             },
             "oracle": {"name": "value_and_grad", "half_difference": False},
             "local_updates": {"name": "none"},
@@ -46,6 +47,9 @@ def default_config() -> ConfigDict:
                 "log_every_steps": 10,
                 # No step finished for so long: exit 76 with all stacks. 0: no limit.
                 "step_timeout_secs": 0.0,
+                # With skip_nonfinite: so many steps skipped in a row lead back to the
+                # last good checkpoint and past the data, so many times; then give up.
+                "guard": {"in_a_row": 3, "rollbacks": 3},
                 # `warmup` and `decay` up to 1 are fractions of the run, above it steps;
                 # `final` is a fraction of the peak.
                 "schedule": {
@@ -158,6 +162,8 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
         "train.accumulation": 1,
         "train.log_every_steps": 1,
         "train.step_timeout_secs": 0.0,
+        "train.guard.in_a_row": 1,
+        "train.guard.rollbacks": 0,
         "eval.every_steps": 0,
         "eval.batch_size": 1,
         "eval.batches": 1,

@@ -6,12 +6,14 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 
 from jopt.reporting import Console, MetricsLog
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._evaluation import evaluate
+from jopt.training._guard import SKIPPED_IN_A_ROW, DivergedError, Guard
 from jopt.training._plan import Plan
 from jopt.training._run_folder import RunFolder
 from jopt.training._signals import StopSignals
@@ -19,9 +21,7 @@ from jopt.training._source import Source
 from jopt.training._state import TrainState
 from jopt.training._watchdog import Watchdog
 
-
-class DivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
+End = Literal["complete", "stopped", "tripped"]
 
 
 class Loop:
@@ -44,6 +44,7 @@ class Loop:
         signals: StopSignals,
         process_start: float,
         watchdog: Watchdog,
+        guard: Guard,
     ) -> None:
         self._plan = plan
         self._config = plan.config
@@ -55,6 +56,8 @@ class Loop:
         self._signals = signals
         self._process_start = process_start
         self._watchdog = watchdog
+        self._guard = guard
+        self._guarded = plan.config.optim.whole_tree.skip_nonfinite
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._clock = _Clock()
         # Queued collectives on few cores deadlock (CPU devices share the cores).
@@ -62,6 +65,13 @@ class Loop:
 
     def run(self, state: TrainState) -> tuple[TrainState, bool]:
         """Returns the last state, and whether the run is complete."""
+        while True:
+            state, end = self._rounds(state)
+            if end != "tripped":
+                return state, end == "complete"
+            state = self._roll_back(state)
+
+    def _rounds(self, state: TrainState) -> tuple[TrainState, End]:
         config = self._config
         first = step = int(state.step)
         cursor = int(state.cursor)
@@ -71,29 +81,55 @@ class Loop:
                 self._evaluate(step, state)
             if _due(step, config.checkpoint.every_steps) and step > first:
                 self._save(step, state)
+            if self._guard.tripped:
+                return state, "tripped"
             batch = self._plan.put(self._source.batch(cursor))
             state, metrics = self._plan.step(state, batch)
             step += 1
             cursor += config.train.batch_size
             if self._wait:
                 jax.block_until_ready(state)
-            self._hand_over(step, metrics, first)
+            self._hand_over(step, metrics)
             self._watchdog.beat()
             if self._signals.received is not None and step < config.train.steps:
                 self._save(step, state)
-                return state, False
+                return state, "stopped"
         self._flush()
+        if self._guard.tripped:
+            return state, "tripped"
         if self._checkpoints.latest() != step:
             self._save(step, state)
-        return state, True
+        return state, "complete"
+
+    def _roll_back(self, state: TrainState) -> TrainState:
+        """The last good state, with the cursor past the data that led here."""
+        self._guard.roll_back()
+        self._pending = None
+        found = self._checkpoints.restore_newest(self._plan.shapes)
+        good = self._plan.init() if found is None else found.state
+        back, here, cursor = int(good.step), int(state.step), int(state.cursor)
+        self._log.write(
+            {
+                "event": "rollback",
+                "step": back,
+                "tokens": self._tokens(back),
+                "from_step": here,
+                "cursor": cursor,
+            }
+        )
+        self._console.say(
+            f"step {here}: the last steps were not finite and changed nothing; going "
+            f"on from step {back} with the data after example {cursor}"
+        )
+        return good._replace(cursor=jax.device_put(state.cursor, good.cursor.sharding))
 
     @property
     def tokens_per_sec(self) -> float:
         """Training tokens per second, without compilation, evaluation and saves."""
         return self._clock.rate()
 
-    def _hand_over(self, step: int, metrics: dict[str, jax.Array], first: int) -> None:
-        if step == first + 1:
+    def _hand_over(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        if not self._clock.started:
             jax.block_until_ready(metrics)
             startup = time.time() - self._process_start
             self._console.say(f"first step after {startup:.1f} s")
@@ -109,6 +145,8 @@ class Loop:
             return
         step, on_device = self._pending
         self._pending = None
+        if self._guarded:
+            self._guard.see(float(on_device[SKIPPED_IN_A_ROW]))
         every = self._config.train.log_every_steps
         if step % every and step != self._config.train.steps:
             return
@@ -123,7 +161,7 @@ class Loop:
             }
         )
         loss = metrics["train/loss"]
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) and not self._guarded:
             raise DivergedError(
                 f"the training loss is {loss} at step {step}; the last good state is "
                 f"step {self._checkpoints.latest()} in {self._folder.checkpoints}"
@@ -135,6 +173,8 @@ class Loop:
 
     def _save(self, step: int, state: TrainState) -> None:
         self._flush()
+        if self._guard.tripped:
+            return  # The state counts steps that are about to be undone.
         with self._clock.pause():
             self._checkpoints.save(step, state)
         self._watchdog.beat()
@@ -168,10 +208,12 @@ class _Clock:
 
     def __init__(self) -> None:
         self._tokens = 0
+        self.started = False
         self._begin = self._now = time.monotonic()
         self._paused = 0.0
 
     def start(self) -> None:
+        self.started = True
         self._begin = self._now = time.monotonic()
 
     def add(self, tokens: int) -> None:

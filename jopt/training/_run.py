@@ -14,7 +14,8 @@ from jopt import models
 from jopt.reporting import Console, MetricsLog, write_report
 from jopt.training._checkpoints import Checkpoints, Restored
 from jopt.training._evaluation import evaluate
-from jopt.training._loop import DivergedError, Loop
+from jopt.training._guard import DivergedError, Guard
+from jopt.training._loop import Loop
 from jopt.training._plan import Plan
 from jopt.training._run_folder import RunFolder
 from jopt.training._signals import (
@@ -59,6 +60,7 @@ def run(
         config.train.step_timeout_secs,
         on_stall=lambda: _leave_stalled(config.train.step_timeout_secs, folder, log),
     )
+    guard = Guard(**config.train.guard)
     loop = Loop(
         plan,
         source,
@@ -69,6 +71,7 @@ def run(
         signals,
         process_start,
         watchdog,
+        guard,
     )
     try:
         with watchdog:
@@ -92,6 +95,7 @@ def run(
                 **result,
                 "tokens_per_sec": loop.tokens_per_sec,
                 "wall_secs": seconds,
+                "rollbacks": guard.rollbacks,
                 "params_sha256": digest(state.params),
             },
             sample=sample,

@@ -12,6 +12,7 @@ import optax
 from jopt.optimizers import Optimizer
 from jopt.training._oracles import Gradients, Oracle
 from jopt.training._state import TrainState
+from jopt.transforms import SkipNonfiniteState, select
 from jopt.tree import global_norm, path_string
 
 PyTree = Any
@@ -40,6 +41,12 @@ def make_step(
             **_extra_args(optimizer.needs, gradients, key),
         )
         params = optax.apply_updates(state.params, updates)
+        model_state = gradients.aux.model_state
+        if isinstance(opt_state, SkipNonfiniteState):
+            # Whatever the bad batch touched outside the optimizer is undone as well.
+            sound = opt_state.in_a_row == 0
+            model_state = select(sound, model_state, state.model_state)
+            oracle_state = select(sound, oracle_state, state.oracle_state)
         rows = batch["inputs"].shape[0]
         metrics = {
             **{f"train/{name}": x for name, x in gradients.aux.metrics.items()},
@@ -52,7 +59,7 @@ def make_step(
             step=state.step + 1,
             cursor=state.cursor + jnp.uint32(rows),
             params=params,
-            model_state=gradients.aux.model_state,
+            model_state=model_state,
             opt_state=opt_state,
             oracle_state=oracle_state,
             key=state.key,

@@ -14,7 +14,7 @@ from jopt.transforms._momentum import (
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
 from jopt.transforms._sign import scale_by_sign, sign_tree
-from jopt.transforms._skip import SkipNonfiniteState, skip_nonfinite
+from jopt.transforms._skip import SkipNonfiniteState, select, skip_nonfinite
 from jopt.transforms._specs import MatrixSpecs, find_spec, resolve_specs
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "scale_by_orthogonalization",
     "scale_by_shape",
     "scale_by_sign",
+    "select",
     "shape_scale",
     "sign_tree",
     "skip_nonfinite",

@@ -1,0 +1,39 @@
+"""Optimizers that fail on purpose, for the tests of watchdog and guard."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import io_callback
+
+
+def sgd_that_hangs(learning_rate, step):
+    """SGD that never comes back from its update number `step`."""
+
+    def wait(number):
+        if number >= step:
+            time.sleep(3600)
+        return number
+
+    def update(updates, number, params=None):
+        return updates, io_callback(wait, number, number + 1)
+
+    counter = optax.GradientTransformation(lambda params: jnp.int32(0), update)
+    return optax.chain(optax.sgd(learning_rate), counter)
+
+
+def sgd_that_breaks(learning_rate, first, last):
+    """SGD whose calls `first` to `last` in this process give NaN, then never again."""
+    calls = []
+
+    def poison():
+        calls.append(None)
+        return jnp.float32(jnp.nan if first <= len(calls) <= last else 0.0)
+
+    def update(updates, state, params=None):
+        bad = io_callback(poison, jax.ShapeDtypeStruct((), jnp.float32), ordered=True)
+        return jax.tree.map(lambda u: u + bad, updates), state
+
+    broken = optax.GradientTransformation(optax.init_empty_state, update)
+    return optax.chain(optax.sgd(learning_rate), broken)

@@ -1,0 +1,110 @@
+"""A run that hangs ends, one that breaks goes back, and a folder has one run."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+from jopt.training import presets
+
+def get_config(arg=""):
+    config = presets.language_model("micro")
+    config.optim.order = ("all",)
+    config.optim.rules.all = presets.rule(r".*", {optimizer!r}, 0.1, **{options})
+    return config
+"""
+
+
+@pytest.fixture
+def faulty(training, tmp_path):
+    """Runs a model with an optimizer of `faulty.py`, saving every ten steps."""
+
+    def run(optimizer, *flags, **options):
+        config = tmp_path / "faulty_lm.py"
+        config.write_text(
+            CONFIG.format(optimizer=f"faulty:{optimizer}", options=options)
+        )
+        return training.run(
+            f"--config={config}",
+            "--config.train.steps=60",
+            "--config.train.log_every_steps=1",
+            "--config.checkpoint.every_steps=10",
+            *flags,
+            PYTHONPATH=str(Path(__file__).parent),
+        )
+
+    return run
+
+
+def saved(training):
+    folder = training.folder / "run/checkpoints"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+
+
+def test_hanging_step_ends_with_stacks_and_76(training, faulty):
+    hanging = faulty("sgd_that_hangs", "--config.train.step_timeout_secs=15", step=25)
+    assert hanging.returncode == 76, hanging.stderr
+    assert "no step was finished within 15 s" in hanging.stderr
+    status = training.status()
+    assert status["state"] == "failed" and "step_timeout_secs" in status["reason"]
+    # The line that hangs, and the main thread that waits for it.
+    stacks = (training.folder / "run/stacks.txt").read_text()
+    assert "faulty.py" in stacks and "_loop.py" in stacks
+    assert saved(training) == [10, 20]
+
+
+GUARDED = ("--config.optim.whole_tree.skip_nonfinite=True",)
+
+
+def test_steps_that_are_not_finite_lead_back_and_the_run_goes_on(training, faulty):
+    done = faulty("sgd_that_breaks", *GUARDED, first=25, last=27)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 20" in done.stdout
+    status = training.status()
+    assert status["state"] == "done" and status["result"]["rollbacks"] == 1
+    # Saves go on after the step that was the newest before.
+    assert saved(training) == [40, 50, 60]
+    records = training.records()
+    (event,) = [r for r in records if r.get("event") == "rollback"]
+    assert event["step"] == 20 and event["from_step"] >= 27
+    assert event["cursor"] == 4 * event["from_step"]
+    losses = {r["step"]: r["train/loss"] for r in records if "train/loss" in r}
+    assert sorted(losses) == list(range(1, 61))
+    assert all(loss < 6 for loss in losses.values())
+
+
+def test_a_few_bad_steps_are_only_skipped(training, faulty):
+    done = faulty("sgd_that_breaks", *GUARDED, first=25, last=26)
+    assert done.returncode == 0, done.stderr
+    skipped = [r["optim/skipped"] for r in training.records() if "train/loss" in r]
+    assert skipped == [0.0] * 24 + [1.0] + [2.0] * 35
+    assert training.status()["result"]["rollbacks"] == 0
+
+
+def test_steps_that_stay_bad_end_the_run_as_diverged(training, faulty):
+    rollbacks = "--config.train.guard.rollbacks=2"
+    done = faulty("sgd_that_breaks", *GUARDED, rollbacks, first=25, last=10**6)
+    assert done.returncode == 1
+    assert "has gone back 2 times already" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert training.status()["state"] == "diverged"
+    assert saved(training) == [10, 20]
+
+
+def test_two_processes_do_not_share_a_workdir(training):
+    first = training.start("--config.train.steps=100000")
+    training.wait_for(first, lambda: training.last_step() >= 1)
+    second = training.run("--config.train.steps=100000")
+    assert second.returncode == 1
+    assert f"is in use by process {first.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 75
+    # The lock goes with its process, however that ends.
+    third = training.start("--config.train.steps=100000")
+    training.wait_for(third, lambda: training.status()["pid"] == third.pid)
+    third.kill()
+    third.communicate()
