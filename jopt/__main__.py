@@ -29,6 +29,12 @@ def _report(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _tail(argv: Sequence[str]) -> int:
+    from jopt.reporting.tail import main
+
+    return main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from jopt.training.doctor import main
 
@@ -39,6 +45,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train a config: --config=FILE[:SIZE] [--config.KEY=VALUE ...]"),
     "explain": (_explain, "CONFIG: what each parameter gets, and what a step costs"),
     "report": (_report, "RUN...: write report.html into run folders"),
+    "tail": (_tail, "RUN [--once]: follow a run that is going on, whoever started it"),
     "doctor": (_doctor, "versions, devices, data, and a self-test of ten seconds"),
 }
 

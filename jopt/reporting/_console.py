@@ -39,13 +39,23 @@ class Console:
             )
             self._bar.update(step - self._bar.n)
             return
-        width = len(str(self._steps))
-        minutes, seconds = divmod(round(remaining_secs), 60)
-        self.say(
-            f"step {step:{width}d}/{self._steps}  loss {loss:7.4f}  "
-            f"{tokens_per_sec:9,.0f} tokens/s  left {minutes:3d}:{seconds:02d}"
-        )
+        self.say(progress_line(step, self._steps, loss, tokens_per_sec, remaining_secs))
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def progress_line(
+    step: int, steps: int, loss: float, tokens_per_sec: float, remaining_secs: float
+) -> str:
+    """A step as a line with stable columns.
+
+    >>> progress_line(5, 10, 2.0, 1234.0, 61.0)
+    'step  5/10  loss  2.0000      1,234 tokens/s  left   1:01'
+    """
+    minutes, seconds = divmod(round(remaining_secs), 60)
+    return (
+        f"step {step:{len(str(steps))}d}/{steps}  loss {loss:7.4f}  "
+        f"{tokens_per_sec:9,.0f} tokens/s  left {minutes:3d}:{seconds:02d}"
+    )
