@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +72,11 @@ class Checkpoints:
             # Registered, so that the names in a checkpoint can be read before its data.
             item_handlers=ocp.StandardCheckpointHandler(),
             # Old steps go only after the new one's manifest is there: see `save`.
-            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+            options=ocp.CheckpointManagerOptions(
+                enable_async_checkpointing=False,
+                # What a killed or failed save has left under a temporary name.
+                cleanup_tmp_directories=True,
+            ),
         )
 
     def steps(self) -> list[int]:
@@ -90,16 +97,19 @@ class Checkpoints:
                 f"{newest}"
             )
         try:
-            saved = self._manager.save(
-                step, args=self._ocp.args.StandardSave(_nest(leaves))
-            )
-            self._manager.wait_until_finished()
+            with _quiet():
+                saved = self._manager.save(
+                    step, args=self._ocp.args.StandardSave(_nest(leaves))
+                )
+                self._manager.wait_until_finished()
             if saved and jax.process_index() == 0:
                 write_manifest(self.folder / str(step), step, _digests(leaves))
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # TensorStore reports a full or failing disk as a ValueError.
             raise CheckpointError(
-                f"step {step} cannot be saved in {self.folder}: {error}; the newest "
-                f"good step is {newest}"
+                f"step {step} cannot be saved in {self.folder}: {error}\n"
+                f"the newest good step is {newest}; make room and run the same command "
+                "again"
             ) from error
         if not saved:
             raise CheckpointError(
@@ -235,6 +245,21 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
             node = node.setdefault(name, {})
         node[last] = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
     return nested
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's threads from logging tracebacks of what is raised here anyway."""
+    logger = logging.getLogger("absl")
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
 
 
 def _steps_in(folder: Path) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 
 from jopt import models
+from jopt.errors import CheckpointError
 from jopt.reporting import Console, MetricsLog, write_report
 from jopt.training._checkpoints import Checkpoints, Restored
 from jopt.training._evaluation import evaluate
@@ -113,6 +115,11 @@ def run(
         folder.set_status("diverged", reason=str(error))
         print(f"DivergedError: {error}", file=sys.stderr)
         return EXIT_FAILURE
+    except (CheckpointError, OSError) as error:
+        # On a full disk even this may fail; the error itself still reaches the user.
+        with contextlib.suppress(OSError):
+            folder.set_status("failed", step=checkpoints.latest(), reason=str(error))
+        raise
     finally:
         console.close()
         log.close()

@@ -57,7 +57,7 @@ def main(
             return _train(argv, signals, process_start or time.time())
         except ConfigError as error:
             return _fail(error, EXIT_USAGE)
-        except (DataError, CheckpointError, WorkdirInUseError) as error:
+        except (DataError, CheckpointError, WorkdirInUseError, OSError) as error:
             return _fail(error, EXIT_FAILURE)
 
 
