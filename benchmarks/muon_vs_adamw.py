@@ -33,8 +33,8 @@ SPACES = {
         "optim.rules.rest.learning_rate": (0.003, 0.03),
     },
     "adamw": {
-        "optim.rules.all.learning_rate": (0.002, 0.02),
-        "train.schedule.warmup": (0.003, 0.1),
+        "optim.rules.matrix.learning_rate": (0.0004, 0.004),
+        "optim.rules.rest.learning_rate": (0.003, 0.03),
     },
 }
 

@@ -1,4 +1,4 @@
-"""Byte language model on 38 plays: AdamW on everything.
+"""Byte language model on 38 plays: AdamW, the matrices at a rate of their own.
 
 python train.py --config=configs/adamw_lm.py
 """
@@ -8,8 +8,9 @@ from jopt.training import presets
 
 def get_config(arg=""):
     config = presets.language_model(arg)
-    config.optim.order = ("all",)
-    config.optim.rules.all = presets.rule(
-        r".*", "adamw", 0.006, b1=0.9, b2=0.95, weight_decay=0.1
+    config.optim.order = ("matrix", "rest")
+    config.optim.rules.matrix = presets.rule(
+        r"blocks/.*/kernel", "adamw", 0.002, b1=0.9, b2=0.95, weight_decay=0.1
     )
+    config.optim.rules.rest = presets.rule(r".*", "adamw", 0.015, b1=0.8, b2=0.95)
     return config

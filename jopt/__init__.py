@@ -27,6 +27,7 @@ from jopt.transforms import (
     scale_by_shape,
     scale_by_sign,
     skip_nonfinite,
+    skip_spikes,
 )
 
 __all__ = [
@@ -50,5 +51,6 @@ __all__ = [
     "scale_by_sign",
     "signum",
     "skip_nonfinite",
+    "skip_spikes",
     "transforms",
 ]

@@ -13,10 +13,15 @@ from jopt.optimizers._config import entries, read
 from jopt.optimizers._rules import Rule, assign, read_rules
 from jopt.optimizers._schedules import schedule_from_config
 from jopt.optimizers._table import Row, make_table
-from jopt.transforms import MatrixSpecs, clip_by_global_norm, skip_nonfinite
+from jopt.transforms import (
+    MatrixSpecs,
+    clip_by_global_norm,
+    skip_nonfinite,
+    skip_spikes,
+)
 from jopt.tree import PyTree, map_named, named_leaves
 
-WHOLE_TREE_KEYS = ("clip", "skip_nonfinite")
+WHOLE_TREE_KEYS = ("clip", "skip_nonfinite", "spike_zscore")
 
 
 class Optimizer(NamedTuple):
@@ -45,7 +50,8 @@ def build(
     a rule is the spectral chain on exactly the parameters that the rule takes. Every
     learning rate is multiplied by the factor of `schedule_from_config(config.train)`.
     `config.optim.whole_tree.clip` is the largest norm of the whole gradient, before the
-    rules; with `whole_tree.skip_nonfinite`, `jopt.skip_nonfinite` wraps all of it.
+    rules. `jopt.skip_nonfinite` wraps all of it with `whole_tree.skip_nonfinite`, and
+    `jopt.skip_spikes` with a `whole_tree.spike_zscore`.
 
     Args:
         config: the whole run config: an `ml_collections.ConfigDict`, or mappings or
@@ -103,11 +109,27 @@ def build(
     if clip is not None:
         tx = optax.chain(clip_by_global_norm(clip), tx)
     needs = frozenset().union(*(rule.entry.needs for rule in rules))
-    if read(config, "optim.whole_tree.skip_nonfinite"):
+    spike_zscore = read(config, "optim.whole_tree.spike_zscore")
+    if spike_zscore is not None:
+        tx = skip_spikes(tx, spike_zscore)
+    elif read(config, "optim.whole_tree.skip_nonfinite"):
         tx = skip_nonfinite(tx)
+    if skips_steps(config):
         needs |= {"value"}
     table = make_table(params, assigned, transforms, matrix_specs)
     return Optimizer(tx, needs, table)
+
+
+def skips_steps(config: Any) -> bool:
+    """Whether a run's optimizer may skip steps, and so reports that it did.
+
+    >>> skips_steps({"optim": {"whole_tree": {"spike_zscore": 8.0}}})
+    True
+    """
+    whole_tree = read(config, "optim.whole_tree")
+    return bool(read(whole_tree, "skip_nonfinite")) or (
+        read(whole_tree, "spike_zscore") is not None
+    )
 
 
 def _listed(faults: list[str]) -> str:

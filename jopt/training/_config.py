@@ -31,9 +31,14 @@ def default_config() -> ConfigDict:
             "optim": {
                 "order": (),
                 "rules": {},
-                # `clip`: global gradient norm; off without a value. `skip_nonfinite`:
-                # a step with NaN or infinity changes nothing.
-                "whole_tree": {"clip": placeholder(float), "skip_nonfinite": False},
+                # `clip`: largest norm of the whole gradient. `skip_nonfinite`: a step
+                # with NaN or infinity changes nothing. `spike_zscore`: nor does one
+                # whose loss or gradient norm is so many deviations above the usual.
+                "whole_tree": {
+                    "clip": placeholder(float),
+                    "skip_nonfinite": False,
+                    "spike_zscore": placeholder(float),
+                },
             },
             "oracle": {"name": "value_and_grad", "half_difference": False},
             "local_updates": {"name": "none"},
@@ -47,7 +52,7 @@ def default_config() -> ConfigDict:
                 "log_every_steps": 10,
                 # No step finished for so long: exit 76 with all stacks. 0: no limit.
                 "step_timeout_secs": 0.0,
-                # With skip_nonfinite: so many steps skipped in a row lead back to the
+                # Where steps are skipped: so many skipped in a row lead back to the
                 # last good checkpoint and past the data, so many times; then give up.
                 "guard": {"in_a_row": 3, "rollbacks": 3},
                 # `warmup` and `decay` up to 1 are fractions of the run, above it steps;

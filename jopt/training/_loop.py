@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 
+from jopt.optimizers import skips_steps
 from jopt.reporting import Console, MetricsLog
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._evaluation import evaluate
@@ -57,7 +58,7 @@ class Loop:
         self._process_start = process_start
         self._watchdog = watchdog
         self._guard = guard
-        self._guarded = plan.config.optim.whole_tree.skip_nonfinite
+        self._guarded = skips_steps(plan.config)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._clock = _Clock()
         # Queued collectives on few cores deadlock (CPU devices share the cores).

@@ -79,10 +79,11 @@ def run(
         with watchdog:
             state, complete = loop.run(state)
         if not complete:
-            folder.set_status("preempted", step=int(state.step))
+            saved = checkpoints.latest()
+            folder.set_status("preempted", step=saved)
             console.say(
-                f"stopped by {signals.received} at step {int(state.step)}, saved; the "
-                "same command goes on from there"
+                f"stopped by {signals.received} after step {int(state.step)}; saved is "
+                f"step {saved}, and the same command goes on from there"
             )
             return EXIT_PREEMPTED
         result = _evaluate(plan, source, state, log)

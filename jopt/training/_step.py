@@ -12,7 +12,7 @@ import optax
 from jopt.optimizers import Optimizer
 from jopt.training._oracles import Gradients, Oracle
 from jopt.training._state import TrainState
-from jopt.transforms import SkipNonfiniteState, select
+from jopt.transforms import SkipState, select
 from jopt.tree import global_norm, path_string
 
 PyTree = Any
@@ -42,7 +42,7 @@ def make_step(
         )
         params = optax.apply_updates(state.params, updates)
         model_state = gradients.aux.model_state
-        if isinstance(opt_state, SkipNonfiniteState):
+        if isinstance(opt_state, SkipState):
             # Whatever the bad batch touched outside the optimizer is undone as well.
             sound = opt_state.in_a_row == 0
             model_state = select(sound, model_state, state.model_state)

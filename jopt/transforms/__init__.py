@@ -14,7 +14,13 @@ from jopt.transforms._momentum import (
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
 from jopt.transforms._sign import scale_by_sign, sign_tree
-from jopt.transforms._skip import SkipNonfiniteState, select, skip_nonfinite
+from jopt.transforms._skip import (
+    SkipState,
+    robust_zscore,
+    select,
+    skip_nonfinite,
+    skip_spikes,
+)
 from jopt.transforms._specs import MatrixSpecs, find_spec, resolve_specs
 
 __all__ = [
@@ -22,7 +28,7 @@ __all__ = [
     "Momentum",
     "MomentumState",
     "ShapeMode",
-    "SkipNonfiniteState",
+    "SkipState",
     "clip_by_global_norm",
     "dual_ema",
     "ema",
@@ -31,6 +37,7 @@ __all__ = [
     "map_matrices",
     "map_stacks",
     "resolve_specs",
+    "robust_zscore",
     "scale_by_momentum",
     "scale_by_orthogonalization",
     "scale_by_shape",
@@ -39,5 +46,6 @@ __all__ = [
     "shape_scale",
     "sign_tree",
     "skip_nonfinite",
+    "skip_spikes",
     "steepest_descent",
 ]

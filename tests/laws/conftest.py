@@ -109,6 +109,10 @@ def skipping(learning_rate: Any, weight_decay: Any) -> Any:
     return jopt.skip_nonfinite(jopt.lion(learning_rate, weight_decay=weight_decay))
 
 
+def skipping_spikes(learning_rate: Any, weight_decay: Any) -> Any:
+    return jopt.skip_spikes(jopt.lion(learning_rate, weight_decay=weight_decay))
+
+
 RATE = {"learning_rate": 0.01, "weight_decay": 0.1}
 # Two stages compile faster than five and obey the same laws.
 MATRIX = {"matrix_specs": MATRIX_SPECS, "steps": 2}
@@ -161,6 +165,13 @@ CASES = (
     Case(
         "skip_nonfinite",
         skipping,
+        RATE,
+        tuple(RATE),
+        scale_free=True,
+    ),
+    Case(
+        "skip_spikes",
+        skipping_spikes,
         RATE,
         tuple(RATE),
         scale_free=True,

@@ -89,3 +89,85 @@ def test_metrics_of_states_within_are_reported_too():
         "optim/1/skipped",
         "optim/1/skipped_in_a_row",
     ]
+
+
+def follow(tx, values):
+    """Skips so far after each of a stream of (loss, gradient size)."""
+    state = tx.init(PARAMS)
+    update = jax.jit(lambda g, s, v: tx.update(g, s, PARAMS, value=v)[1])
+    unit = jax.tree.map(lambda x: jnp.ones_like(x) / jnp.sqrt(14.0), PARAMS)
+    skipped = []
+    for loss, size in values:
+        state = update(jax.tree.map(lambda u, k=size: u * k, unit), state, loss)
+        skipped.append(int(state.skipped))
+    return np.diff(skipped, prepend=0), state
+
+
+@pytest.mark.parametrize("where", [0, 1])
+@pytest.mark.parametrize("factor", [1e-30, 1.0, 1e15])
+def test_spikes_in_loss_or_gradient_are_skipped_at_any_scale(where, factor):
+    noise = 10 + np.random.default_rng(0).normal(size=(400, 2))
+    spikes = [60, 200, 201, 390]
+    noise[spikes, where] += 30
+    noise[100, where] = 0.1  # low values are no spikes
+    tx = jopt.skip_spikes(optax.sgd(0.1), 8.0, window=64)
+    found, _ = follow(tx, noise * factor)
+    assert np.flatnonzero(found).tolist() == spikes
+
+
+def test_nothing_is_a_spike_before_half_a_window():
+    noise = 10 + np.random.default_rng(1).normal(size=(40, 2))
+    noise[[5, 31, 33]] = 1e3
+    found, _ = follow(jopt.skip_spikes(optax.sgd(0.1), window=64), noise)
+    assert np.flatnonzero(found).tolist() == [33]
+
+
+def test_a_lasting_change_of_level_is_accepted():
+    noise = 10 + np.random.default_rng(2).normal(size=(200, 2))
+    noise[100:] += 1000
+    found, state = follow(jopt.skip_spikes(optax.sgd(0.1), window=64), noise)
+    assert 1 <= found.sum() <= 33 and np.flatnonzero(found)[0] == 100
+    assert int(state.in_a_row) == 0
+
+
+def test_a_falling_loss_and_constant_values_skip_nothing():
+    steps = np.arange(300.0)
+    falling = np.stack([5 * np.exp(-steps / 50) + 1, np.ones(300)], axis=1)
+    found, _ = follow(jopt.skip_spikes(optax.sgd(0.1), window=32), falling)
+    assert not found.any()
+
+
+def test_nonfinite_steps_are_skipped_and_leave_the_history_alone():
+    noise = 10 + np.random.default_rng(3).normal(size=(80, 2))
+    noise[50, 0], noise[60, 1] = np.nan, np.inf
+    found, state = follow(jopt.skip_spikes(optax.sgd(0.1), window=64), noise)
+    assert np.flatnonzero(found).tolist() == [50, 60]
+    assert int(state.history.seen) == 78
+    assert bool(jnp.all(jnp.isfinite(state.history.values)))
+
+
+def test_zscore_is_the_one_of_statistics():
+    rng = np.random.default_rng(4)
+    window = rng.normal(3.0, 2.0, (2, 50)).astype(np.float32)
+    window[0, 20:] = np.nan
+    now = np.array([9.0, -1.0], np.float32)
+    median = np.nanmedian(window, axis=1)
+    mad = np.nanmedian(np.abs(window - median[:, None]), axis=1)
+    found = jopt.transforms.robust_zscore(now, window)
+    np.testing.assert_allclose(found, 0.6745 * (now - median) / mad, rtol=1e-5)
+
+
+def test_the_threshold_may_be_traced():
+    noise = 10 + np.random.default_rng(5).normal(size=40).astype(np.float32)
+
+    def skipped(zscore):
+        tx = jopt.skip_spikes(optax.sgd(0.1), zscore, window=16)
+
+        def step(state, size):
+            return tx.update({"w": size[None]}, state)[1], None
+
+        state, _ = jax.lax.scan(step, tx.init({"w": jnp.zeros(1)}), noise)
+        return state.skipped
+
+    few, many, all_above = jax.vmap(skipped)(jnp.array([8.0, 1.0, 0.0]))
+    assert few == 0 < many < all_above < 32
