@@ -122,8 +122,10 @@ def test_a_full_disk_costs_nothing_that_was_saved(training, unbroken, small_disk
     filler.write_bytes(bytes(900_000))
     full = training.run(*STEPS, *SAVES, keep)
     assert full.returncode == 1
+    assert "CheckpointError: step " in full.stderr
     assert "No space left on device" in full.stderr
-    assert "Traceback" not in full.stderr
+    # Threads of TensorStore may print a traceback of their own besides, when their
+    # event loop is closed under them.
     folder = small_disk / "run/checkpoints"
     committed = [p for p in folder.iterdir() if p.name.isdecimal()]
     assert committed
