@@ -122,7 +122,7 @@ def _hits(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
     Cheaper than `argmax`, which XLA does not vectorise on a CPU.
     """
     picked_BT1 = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)
-    largest_BTV = logits_BTV >= jnp.max(logits_BTV, axis=-1, keepdims=True)
-    largest_BT = jnp.sum(largest_BTV, axis=-1, dtype=jnp.float32)
-    hit_BT = (picked_BT1 >= jnp.max(logits_BTV, axis=-1, keepdims=True))[..., 0]
-    return hit_BT / jnp.maximum(largest_BT, 1.0)
+    largest_BT1 = jnp.max(logits_BTV, axis=-1, keepdims=True)
+    ties_BT = jnp.sum(logits_BTV >= largest_BT1, axis=-1, dtype=jnp.float32)
+    hit_BT = (picked_BT1 >= largest_BT1)[..., 0]
+    return hit_BT / jnp.maximum(ties_BT, 1.0)

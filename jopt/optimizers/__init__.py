@@ -1,6 +1,6 @@
 """Ready-made optimizers, and the rules that give each parameter its own."""
 
-from jopt.optimizers._build import Optimizer, build, skips_steps
+from jopt.optimizers._build import Optimizer, build
 from jopt.optimizers._catalog import CATALOG, EXTRA_ARGS, Entry, find_entry
 from jopt.optimizers._chain import descend
 from jopt.optimizers._labels import describe_labels, label_params
@@ -26,6 +26,5 @@ __all__ = [
     "muon_matrices",
     "schedule_from_config",
     "signum",
-    "skips_steps",
     "spectral_and_fallback",
 ]

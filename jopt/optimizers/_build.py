@@ -110,26 +110,12 @@ def build(
         tx = optax.chain(clip_by_global_norm(clip), tx)
     needs = frozenset().union(*(rule.entry.needs for rule in rules))
     spike_zscore = read(config, "optim.whole_tree.spike_zscore")
-    if spike_zscore is not None:
-        tx = skip_spikes(tx, spike_zscore)
-    elif read(config, "optim.whole_tree.skip_nonfinite"):
-        tx = skip_nonfinite(tx)
-    if skips_steps(config):
+    if spike_zscore is not None or read(config, "optim.whole_tree.skip_nonfinite"):
+        plain = spike_zscore is None
+        tx = skip_nonfinite(tx) if plain else skip_spikes(tx, spike_zscore)
         needs |= {"value"}
     table = make_table(params, assigned, transforms, matrix_specs)
     return Optimizer(tx, needs, table)
-
-
-def skips_steps(config: Any) -> bool:
-    """Whether a run's optimizer may skip steps, and so reports that it did.
-
-    >>> skips_steps({"optim": {"whole_tree": {"spike_zscore": 8.0}}})
-    True
-    """
-    whole_tree = read(config, "optim.whole_tree")
-    return bool(read(whole_tree, "skip_nonfinite")) or (
-        read(whole_tree, "spike_zscore") is not None
-    )
 
 
 def _listed(faults: list[str]) -> str:

@@ -66,8 +66,7 @@ def find_entry(name: str) -> Entry:
     if ":" in name:
         found = _imported(name)
         return found if isinstance(found, Entry) else Entry(found)
-    if name not in CATALOG:
-        check_choice("optimizer", name, [*CATALOG, "'package.module:function'"])
+    check_choice("optimizer", name, [*CATALOG, "'package.module:function'"])
     return CATALOG[name]
 
 

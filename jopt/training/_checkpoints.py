@@ -15,8 +15,8 @@ import numpy as np
 from jopt.errors import CheckpointError, DamagedCheckpointError, nearest
 from jopt.training._manifest import (
     find_damage,
+    find_leaf_damage,
     is_committed,
-    leaf_digests_of,
     write_manifest,
 )
 from jopt.tree import leaf_digests, named_leaves
@@ -160,9 +160,7 @@ class Checkpoints:
         saved; `CheckpointError` when names, shapes or dtypes differ. Both name them.
         """
         folder = self.folder / str(step)
-        damage = find_damage(folder, step)
-        if damage:
-            raise DamagedCheckpointError(self._damaged(step, damage))
+        _refuse(step, find_damage(folder, step))
         wanted = named_leaves(like)
         self._check_names(step, wanted)
         try:
@@ -174,21 +172,10 @@ class Checkpoints:
                 f"step {step} in {self.folder} cannot be read: {error}"
             ) from error
         found = named_leaves(restored)
-        saved, now = leaf_digests_of(folder), _digests(found)
-        damage = [
-            f"{path}: digest differs"
-            for path, digest in saved.items()
-            if now.get(path, digest) != digest
-        ]
-        if damage:
-            raise DamagedCheckpointError(self._damaged(step, damage))
+        _refuse(step, find_leaf_damage(folder, _digests(found)))
         return jax.tree.unflatten(
             jax.tree.structure(like), [found[path] for path in wanted]
         )
-
-    def _damaged(self, step: int, damage: list[str]) -> str:
-        more = f" and {len(damage) - 3} more" if len(damage) > 3 else ""
-        return f"step {step} is damaged ({'; '.join(damage[:3])}{more})"
 
     def _set_unfinished_aside(self) -> None:
         for step in _steps_in(self.folder):
@@ -260,6 +247,15 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(drop)
+
+
+def _refuse(step: int, damage: list[str]) -> None:
+    """Raises `DamagedCheckpointError` if anything is damaged."""
+    if damage:
+        more = f" and {len(damage) - 3} more" if len(damage) > 3 else ""
+        raise DamagedCheckpointError(
+            f"step {step} is damaged ({'; '.join(damage[:3])}{more})"
+        )
 
 
 def _steps_in(folder: Path) -> list[int]:

@@ -10,7 +10,6 @@ from typing import Literal
 
 import jax
 
-from jopt.optimizers import skips_steps
 from jopt.reporting import Console, MetricsLog
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._evaluation import evaluate
@@ -21,6 +20,7 @@ from jopt.training._signals import StopSignals
 from jopt.training._source import Source
 from jopt.training._state import TrainState
 from jopt.training._watchdog import Watchdog
+from jopt.transforms import SkipState
 
 End = Literal["complete", "stopped", "tripped"]
 
@@ -58,7 +58,7 @@ class Loop:
         self._process_start = process_start
         self._watchdog = watchdog
         self._guard = guard
-        self._guarded = skips_steps(plan.config)
+        self._guarded = isinstance(plan.shapes.opt_state, SkipState)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._clock = _Clock()
         # Queued collectives on few cores deadlock (CPU devices share the cores).

@@ -60,18 +60,28 @@ def find_damage(folder: Path, step: int) -> list[str]:
     expected, found = manifest["files"], _files(folder)
     damage += [f"{name} is missing" for name in expected if name not in found]
     damage += [f"{name} is not expected" for name in found if name not in expected]
-    damage += [
+    return damage + _differing(expected, found)
+
+
+def find_leaf_damage(folder: Path, leaves: Mapping[str, str]) -> list[str]:
+    """Which leaves, restored and digested, are not those that the manifest lists.
+
+    Args:
+        folder: of a step.
+        leaves: SHA-256 by path; a leaf that only one side has is not compared.
+    """
+    manifest = _read(folder)
+    if isinstance(manifest, str):
+        return [manifest]
+    return _differing(manifest["leaves"], leaves)
+
+
+def _differing(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    return [
         f"{name}: digest differs"
         for name, digest in expected.items()
         if found.get(name, digest) != digest
     ]
-    return damage
-
-
-def leaf_digests_of(folder: Path) -> dict[str, str]:
-    """The leaf digests in an undamaged step's manifest."""
-    manifest = _read(folder)
-    return {} if isinstance(manifest, str) else manifest["leaves"]
 
 
 def _read(folder: Path) -> dict[str, Any] | str:

@@ -57,7 +57,6 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.stacks = path / "stacks.txt"
-        self._begin = time.time()
         self._make_folder()
         if not (path / "config.json").exists():
             self._check_empty()
