@@ -1,10 +1,10 @@
-"""Does Muon beat AdamW on the plays, with equal tuning on both sides?
+"""Does Muon beat AdamW and Signum on the plays, with equal tuning on all sides?
 
   python benchmarks/muon_vs_adamw.py --tune_size=micro --size=tiny --trials=8
 
 Each optimizer gets the same number of quasi-random trials (Halton points over its own
 search space, seed 0); the best of each, by validation bits per byte, runs again on
-fresh seeds. The paired one-sided t-test is over those seeds; none was used to tune.
+fresh seeds. The paired one-sided t-tests are over those seeds; none was used to tune.
 Runs are ordinary run folders: the command again skips what is done. Two runs go at a
 time, one thread each, so times here are not those of a run alone.
 """
@@ -34,6 +34,10 @@ SPACES = {
     },
     "adamw": {
         "optim.rules.matrix.learning_rate": (0.0004, 0.004),
+        "optim.rules.rest.learning_rate": (0.003, 0.03),
+    },
+    "signum": {
+        "optim.rules.matrix.learning_rate": (0.0001, 0.001),
         "optim.rules.rest.learning_rate": (0.003, 0.03),
     },
 }
@@ -179,12 +183,13 @@ def report(
             f"{name:6} {statistics.mean(values):.4f} +- {spread:.4f} bits/byte "
             f"(n={len(values)} seeds, {args.trials} trials on :{args.tune_size})"
         )
-    test = stats.ttest_rel(by_name["muon"], by_name["adamw"], alternative="less")
-    verdict = "is better" if test.pvalue < 0.05 else "is not shown to be better"
-    print(
-        f"muon {verdict} than adamw on :{args.size} (paired one-sided t-test over "
-        f"{args.seeds} seeds: p = {test.pvalue:.2g})"
-    )
+    for other in (name for name in SPACES if name != "muon"):
+        test = stats.ttest_rel(by_name["muon"], by_name[other], alternative="less")
+        verdict = "is better" if test.pvalue < 0.05 else "is not shown to be better"
+        print(
+            f"muon {verdict} than {other} on :{args.size} (paired one-sided t-test "
+            f"over {args.seeds} seeds: p = {test.pvalue:.2g})"
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ turns, by wall clock from start to exit. The ratio of the medians should stay be
 `train.py --config=configs/muon_lm.py:tiny` prints how long after its start the first
 training step was done; that figure should stay below 9 s cold and 5 s warm on two
 cores. Cold: the folder of JAX's persistent compilation cache is empty. Warm: an earlier
-run has filled it, if the cache is in use at all (`jopt.training._platform` says where).
+run has filled it; no such row where the cache is not in use (`jopt.training._platform`
+says where).
 In both cases the corpus is prepared, the bytecode of all modules is there, and the
 files have been read before. The run is killed once it has printed its figure.
 """
@@ -96,7 +97,7 @@ def start_training(flags: Sequence[str], env: Mapping[str, str]) -> float:
 
 
 def training_secs(rounds: int, config: str, cache: Path) -> dict[str, list[float]]:
-    """Seconds to the first step, cold and warm in turns."""
+    """Seconds to the first step, cold and warm in turns; cold alone without a cache."""
     env = training_environment(os.environ, cache)
     _run([sys.executable, "-c", "from jopt.data import load; load()"], env)
     flags = [
@@ -105,12 +106,17 @@ def training_secs(rounds: int, config: str, cache: Path) -> dict[str, list[float
         "--config.eval.sample_tokens=0",
     ]
     start_training(flags, env)  # bytecode and files into memory
-    timings: dict[str, list[float]] = {name: [] for name in STEP_BOUNDS}
+    kinds = ("cold", "warm") if _has_entries(cache / "xla") else ("cold",)
+    timings: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(rounds):
         shutil.rmtree(cache / "xla", ignore_errors=True)
-        for name in ("cold", "warm"):
+        for name in kinds:
             timings[name].append(start_training(flags, env))
     return timings
+
+
+def _has_entries(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def training_environment(env: Mapping[str, str], cache: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 python train.py --config=configs/adamw_lm.py
 
-Validation 1.899 ± 0.004 bits/byte (3 seeds) on JAX 0.12.
+Validation 1.899 ± 0.004 bits/byte (3 seeds, rates .00153 and .0147) on JAX 0.12.
 """
 
 from jopt.training import presets

@@ -23,6 +23,12 @@ def _explain(argv: Sequence[str]) -> int:
     return main([*argv, "--dry_run"], process_start=_BEGIN)
 
 
+def _evaluate(argv: Sequence[str]) -> int:
+    from jopt.training.evaluate import main
+
+    return main(argv)
+
+
 def _report(argv: Sequence[str]) -> int:
     from jopt.reporting.command import main
 
@@ -44,6 +50,7 @@ def _doctor(argv: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train a config: --config=FILE[:SIZE] [--config.KEY=VALUE ...]"),
     "explain": (_explain, "CONFIG: what each parameter gets, and what a step costs"),
+    "evaluate": (_evaluate, "RUN [--split=test]: bits per byte of a run's checkpoint"),
     "report": (_report, "RUN...: write report.html into run folders"),
     "tail": (_tail, "RUN [--once]: follow a run that is going on, whoever started it"),
     "doctor": (_doctor, "versions, devices, data, and a self-test of ten seconds"),

@@ -55,9 +55,17 @@ class Checkpoints:
         folder: made where it does not exist.
         keep: how many of the newest steps stay.
         keep_every_steps: multiples of this stay for good; 0 for none.
+        read_only: change nothing, so that a run that is going on is not disturbed.
     """
 
-    def __init__(self, folder: Path, *, keep: int, keep_every_steps: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 1,
+        keep_every_steps: int = 0,
+        read_only: bool = False,
+    ) -> None:
         # Orbax takes a second to import; a run needs it only at its first save.
         import orbax.checkpoint as ocp
 
@@ -65,19 +73,21 @@ class Checkpoints:
         self._keep = keep
         self._keep_every_steps = keep_every_steps
         self.folder = folder.absolute()
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and not read_only:
             self._set_unfinished_aside()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            # Registered, so that the names in a checkpoint can be read before its data.
-            item_handlers=ocp.StandardCheckpointHandler(),
-            # Old steps go only after the new one's manifest is there: see `save`.
-            options=ocp.CheckpointManagerOptions(
-                enable_async_checkpointing=False,
-                # What a killed or failed save has left under a temporary name.
-                cleanup_tmp_directories=True,
-            ),
-        )
+        with _quiet():
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                # Registered, so that names in a checkpoint can be read before its data.
+                item_handlers=ocp.StandardCheckpointHandler(),
+                # Old steps go only after the new one's manifest is there: see `save`.
+                options=ocp.CheckpointManagerOptions(
+                    enable_async_checkpointing=False,
+                    # What a killed or failed save has left under a temporary name.
+                    cleanup_tmp_directories=not read_only,
+                    read_only=read_only,
+                ),
+            )
 
     def steps(self) -> list[int]:
         """The committed steps, oldest first."""
@@ -236,7 +246,7 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax's threads from logging tracebacks of what is raised here anyway."""
+    """Keeps Orbax from logging what is meant, or is raised here anyway."""
     logger = logging.getLogger("absl")
 
     def drop(record: logging.LogRecord) -> bool:

@@ -36,6 +36,18 @@ def default_folder(config_name: str, config: ConfigDict) -> Path:
     )
 
 
+def read_config(path: Path) -> ConfigDict:
+    """The resolved config of the run in a folder, which is left as it is.
+
+    Fails: `ConfigError` where there is no readable run.
+    """
+    try:
+        record = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return ConfigDict(record["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not a readable run folder: {error}") from None
+
+
 class RunFolder:
     """Creates a run's folder, or finds the same run in it, and holds it.
 

@@ -35,10 +35,16 @@ class Source:
             process_count=jax.process_count(),
         )
 
-    def evaluation(self, *, whole: bool) -> Iterator[dict[str, np.ndarray]]:
-        """Validation batches: every byte once, or the fixed periodic subset."""
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        return self.splits.train.domain_names
+
+    def evaluation(
+        self, split: str = "validation", *, whole: bool
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of `validation` or `test`: every byte once, or a fixed subset."""
         return data.evaluation_batches(
-            self.splits.validation,
+            getattr(self.splits, split),
             self.config.data.seq_len,
             self.config.eval.batch_size,
             stride=self.config.eval.stride,

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.devices
 
 
-def train(config: str, data: int, fsdp: int, folder: Path, *steps: int) -> dict:
+def train(
+    config: str, data: int, fsdp: int, folder: Path, steps: str, *own: str
+) -> dict:
     out = folder / f"{data}-{fsdp}.npz"
     done = subprocess.run(
         [
@@ -24,7 +26,8 @@ def train(config: str, data: int, fsdp: int, folder: Path, *steps: int) -> dict:
             str(data),
             str(fsdp),
             str(out),
-            *map(str, steps),
+            steps,
+            *own,
         ],
         cwd=ROOT,
         env={
@@ -42,12 +45,19 @@ def train(config: str, data: int, fsdp: int, folder: Path, *steps: int) -> dict:
 
 MESHES = ((2, 1), (1, 2), (2, 2))
 
+# Signs amplify rounding. At the rates that are best for 500 steps the losses of meshes
+# are 1e-5 apart after 100 (docs/performance.md); at these the comparison has a margin.
+GENTLE = (
+    "--config.optim.rules.matrix.learning_rate=0.0003",
+    "--config.optim.rules.rest.learning_rate=0.005",
+)
+
 
 def test_muon_agrees_on_every_mesh(tmp_path):
-    one = train("configs/muon_lm.py:micro", 1, 1, tmp_path, 100)
+    one = train("configs/muon_lm.py:micro", 1, 1, tmp_path, "100")
     assert one["losses"][-1] < one["losses"][0] - 1.0, "the model did not learn"
     for data, fsdp in MESHES:
-        many = train("configs/muon_lm.py:micro", data, fsdp, tmp_path, 100)
+        many = train("configs/muon_lm.py:micro", data, fsdp, tmp_path, "100")
         np.testing.assert_allclose(many["losses"][-1], one["losses"][-1], rtol=1e-5)
         assert many["cursor"] == one["cursor"] == 800
         # fsdp really splits parameters and optimizer state; data alone splits none.
@@ -56,9 +66,9 @@ def test_muon_agrees_on_every_mesh(tmp_path):
 
 def test_signum_agrees_entry_by_entry(tmp_path):
     config = "configs/signum_lm.py:micro"
-    one = train(config, 1, 1, tmp_path, 5, 100)
+    one = train(config, 1, 1, tmp_path, "5,100", *GENTLE)
     for data, fsdp in MESHES:
-        many = train(config, data, fsdp, tmp_path, 5, 100)
+        many = train(config, data, fsdp, tmp_path, "5,100", *GENTLE)
         np.testing.assert_allclose(many["losses"][-1], one["losses"][-1], rtol=1e-5)
         for step, least in ((5, 0.9999), (100, 0.99)):
             assert share_equal(one, many, step) >= least, (data, fsdp, step)

@@ -1,6 +1,6 @@
 """Trains a small model on one mesh and writes what a test compares.
 
-python worker.py CONFIG DATA FSDP OUT STEP [STEP ...]
+python worker.py CONFIG DATA FSDP OUT STEPS [FLAG ...]    STEPS: for example 5,100
 """
 
 import sys
@@ -14,7 +14,8 @@ from jopt.training._source import load_source
 from jopt.tree import named_leaves
 
 
-def main(config: str, data: str, fsdp: str, out: str, *steps: str) -> None:
+def main(config: str, data: str, fsdp: str, out: str, steps: str, *own: str) -> None:
+    wanted = {int(step) for step in steps.split(",")}
     flags = [
         f"--config={config}",
         f"--config.mesh.data={data}",
@@ -24,14 +25,14 @@ def main(config: str, data: str, fsdp: str, out: str, *steps: str) -> None:
         "--config.model.num_heads=2",
         "--config.data.seq_len=32",
         "--config.train.batch_size=8",
-        f"--config.train.steps={max(map(int, steps))}",
+        f"--config.train.steps={max(wanted)}",
         "--config.train.compute_dtype=float32",
+        *own,
     ]
     plan = make_plan(resolve(parse(flags).config))
     source = load_source(plan.config)
     state = plan.init()
     arrays, losses, cursor = {}, [], 0
-    wanted = {int(step) for step in steps}
     for step in range(1, max(wanted) + 1):
         state, metrics = plan.step(state, plan.put(source.batch(cursor)))
         # Queued collectives deadlock on few cores: wait for each step.

@@ -74,6 +74,66 @@ def test_loss_that_is_not_finite_ends_the_run(training):
     assert training.status()["state"] == "diverged"
 
 
+def snapshot(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}
+
+
+def test_evaluate_repeats_the_result_and_changes_nothing(training, capfd):
+    done = training.run("--config.train.steps=6", "--config.checkpoint.every_steps=3")
+    assert done.returncode == 0, done.stderr
+    folder = training.folder / "run"
+    # What a save that is going on looks like to a reader.
+    (folder / "checkpoints/9").mkdir()
+    before = snapshot(folder)
+    capfd.readouterr()
+
+    assert main(["evaluate", str(folder)]) == 0
+    shown = capfd.readouterr()
+    bits = training.status()["result"]["eval/bits_per_byte"]
+    assert shown.out.startswith(f"validation split at step 6: {bits:.4f} bits/byte")
+    assert shown.err == ""
+
+    assert main(["evaluate", str(folder), "--split=test", "--step=3"]) == 0
+    shown = capfd.readouterr()
+    assert shown.out.startswith("test split at step 3: ")
+    size = training.text.stat().st_size
+    tokens = int(shown.out.split()[-2].replace(",", ""))
+    assert abs(tokens - 0.05 * size) <= 1
+    assert f" {bits:.4f} " not in shown.out
+
+    assert main(["evaluate", str(folder), "--step=9"]) == 1
+    assert "no checkpoint 9; present: 3, 6" in capfd.readouterr().err
+    assert snapshot(folder) == before
+
+
+def test_evaluate_tells_the_domains_apart(training):
+    """Of the plays: six genres, whose bytes add up to the split."""
+    training.text = None
+    done = training.run("--config.train.steps=1")
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "jopt", "evaluate", str(training.folder / "run")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    head, *domains = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in domains] == sorted(line[0] for line in domains)
+    assert len(domains) == 6
+    sizes, bits = zip(
+        *[(int(d[3].replace(",", "")), float(d[1])) for d in domains], strict=True
+    )
+    assert sum(sizes) == int(head[-2].replace(",", ""))
+    mean = sum(n * b for n, b in zip(sizes, bits, strict=True)) / sum(sizes)
+    assert abs(mean - float(head[5])) < 2e-4
+
+
+def test_evaluate_of_something_else(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "is not a readable run folder" in capsys.readouterr().err
+
+
 def test_report_of_something_else(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "is not a readable run folder" in capsys.readouterr().err

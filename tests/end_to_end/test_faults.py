@@ -1,5 +1,6 @@
 """A run that hangs ends, one that breaks goes back, and a folder has one run."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def faulty(training, tmp_path):
             "--config.train.log_every_steps=1",
             "--config.checkpoint.every_steps=10",
             *flags,
-            PYTHONPATH=str(Path(__file__).parent),
+            PYTHONPATH=os.pathsep.join(
+                [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+            ),
         )
 
     return run

@@ -179,6 +179,7 @@ def test_vmap_over_parameters_is_a_loop(sample, started):
         np.testing.assert_allclose(
             np.asarray(together[i], np.float32),
             np.asarray(alone, np.float32),
+            rtol=sample.tolerance,
             atol=sample.tolerance,
         )
 
