@@ -35,6 +35,12 @@ def _report(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _watch(argv: Sequence[str]) -> int:
+    from jopt.reporting.watch import main
+
+    return main(argv)
+
+
 def _tail(argv: Sequence[str]) -> int:
     from jopt.reporting.tail import main
 
@@ -51,7 +57,14 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train a config: --config=FILE[:SIZE] [--config.KEY=VALUE ...]"),
     "explain": (_explain, "CONFIG: what each parameter gets, and what a step costs"),
     "evaluate": (_evaluate, "RUN [--split=test]: bits per byte of a run's checkpoint"),
-    "report": (_report, "RUN...: write report.html into run folders"),
+    "report": (
+        _report,
+        "RUN... [--together=FILE]: a page for each run, or for all",
+    ),
+    "watch": (
+        _watch,
+        "RUN... [--port=0] [--once]: the same page, as runs go on",
+    ),
     "tail": (_tail, "RUN [--once]: follow a run that is going on, whoever started it"),
     "doctor": (_doctor, "versions, devices, data, and a self-test of ten seconds"),
 }

@@ -34,6 +34,10 @@ class WorkdirInUseError(RuntimeError):
     """Another process runs in this folder."""
 
 
+class ReportError(RuntimeError):
+    """A folder cannot be shown as a run, or a page cannot be written."""
+
+
 class JoptWarning(UserWarning):
     """Something runs as asked but probably not as meant."""
 

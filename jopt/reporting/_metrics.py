@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+Record = dict[str, Any]
+Mirror = Callable[[Record], None]
 
 
 class MetricsLog:
@@ -16,12 +19,17 @@ class MetricsLog:
     `tokens`. A record with `event` = `start` marks each attempt and the step it began
     at, so that a reader can drop what a killed attempt wrote past its last
     checkpoint.
+
+    Args:
+        path: of the file.
+        mirrors: each gets every record after it is in the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mirrors: Sequence[Mirror] = ()) -> None:
         records = read_metrics(path) if path.exists() else []
         self._offset = max((r.get("wall_secs", 0.0) for r in records), default=0.0)
         self._begin = time.monotonic()
+        self._mirrors = mirrors
         unfinished = path.exists() and not path.read_bytes().endswith(b"\n")
         self._file = path.open("a", encoding="utf-8")
         if unfinished and path.stat().st_size:
@@ -31,27 +39,60 @@ class MetricsLog:
     def write(self, record: Mapping[str, Any]) -> None:
         """Writes and flushes one record."""
         wall = self._offset + time.monotonic() - self._begin
-        line = json.dumps({**record, "wall_secs": round(wall, 3)}, default=float)
-        self._file.write(line + "\n")
+        whole = {**record, "wall_secs": round(wall, 3)}
+        self._file.write(json.dumps(whole, default=float) + "\n")
         self._file.flush()
+        for mirror in self._mirrors:
+            mirror(whole)
 
     def close(self) -> None:
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records that stand: those of an attempt up to where the next one began.
+class NewRecords:
+    """The records that a growing file has got since the last look.
 
-    Half a line left by a kill is skipped.
+    Half a line, as a writer may leave it for a moment or a kill for good, is no
+    record; neither is anything else that is not a JSON object with a `step`.
     """
-    records: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record.get("event") == "start":
-            first = record["step"]
-            records = [r for r in records if r["step"] <= first]
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0  # bytes
+        self._rest = b""
+
+    def __iter__(self) -> Iterator[Record]:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            new = file.read()
+        self._read += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:  # not JSON, or not UTF-8
+                continue
+            if isinstance(record, dict) and "step" in record:
+                yield record
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """The records that stand: those of an attempt up to where the next one began."""
+    records: list[Record] = []
+    for record in NewRecords(path):
+        records = standing(records, record)
         records.append(record)
     return records
+
+
+def standing(records: list[Record], new: Record) -> list[Record]:
+    """What stands of `records` once `new` comes: all, unless an attempt starts there.
+
+    >>> standing([{"step": 5}, {"step": 9}], {"step": 5, "event": "start"})
+    [{'step': 5}]
+    """
+    if new.get("event") != "start":
+        return records
+    return [record for record in records if record["step"] <= new["step"]]

@@ -1,25 +1,41 @@
-"""`python -m jopt report RUN...`."""
+"""`python -m jopt report RUN... [--together=FILE]`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jopt.reporting._html import write_report
+from jopt.errors import ReportError
+from jopt.reporting._page import write_page
+
+USAGE = "usage: python -m jopt report RUN... [--together=FILE]"
+TOGETHER = "--together="
 
 
 def main(argv: Sequence[str]) -> int:
-    """Writes the report of each run folder; returns 2 when one is not a run."""
-    if not argv or argv[0].startswith("-"):
-        print("usage: python -m jopt report RUN...", file=sys.stderr)
+    """Writes `report.html` into each run folder, or one page of all of them.
+
+    With `--together=FILE` the folders are left as they are. Returns 2 when one is not a
+    run or a page cannot be written; the other pages are written all the same.
+    """
+    together = [word.removeprefix(TOGETHER) for word in argv if TOGETHER in word]
+    names = [word for word in argv if TOGETHER not in word]
+    usable = names and not any(name.startswith("-") for name in names)
+    if not usable or together == [""] or len(together) > 1:
+        print(USAGE, file=sys.stderr)
         return 2
-    code = 0
-    for name in argv:
-        try:
-            print(write_report(Path(name)))
-        except (OSError, json.JSONDecodeError, KeyError) as error:
-            print(f"{name} is not a readable run folder: {error}", file=sys.stderr)
-            code = 2
-    return code
+    folders = [Path(name) for name in names]
+    if together:
+        return _write(folders, Path(together[0]))
+    return max(_write([folder], folder / "report.html") for folder in folders)
+
+
+def _write(folders: Sequence[Path], page: Path) -> int:
+    try:
+        write_page(folders, page)
+    except (ReportError, OSError) as error:
+        print(f"ReportError: {error}", file=sys.stderr)
+        return 2
+    print(page)
+    return 0

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from jopt.reporting._console import progress_line
+from jopt.reporting._metrics import NewRecords
+from jopt.reporting._status import read_status
 
 LAST = 10  # records shown of what is there already
 POLL_SECS = 0.5
@@ -42,18 +43,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _follow(folder: Path, steps: int, once: bool) -> int:
-    lines = _Lines(folder / "metrics.jsonl")
-    shown = [line for r in lines.new() if (line := describe(r, steps))][-LAST:]
+    new = NewRecords(folder / "metrics.jsonl")
+    shown = [line for r in new if (line := describe(r, steps))][-LAST:]
     while True:
         for line in shown:
             print(line, flush=True)
-        state, detail = state_of(folder)
-        shown = [line for r in lines.new() if (line := describe(r, steps))]
+        # The state comes first: whatever is written before the end is still shown.
+        status = read_status(folder)
+        shown = [line for r in new if (line := describe(r, steps))]
         if shown:
             continue
-        if once or state not in ("pending", "running"):
-            print(f"{folder}: {state}{detail}", flush=True)
-            return 0 if state in ("pending", "running", "done") else 1
+        if once or not status.alive:
+            detail = f", {status.detail}" if status.detail else ""
+            print(f"{folder}: {status.state}{detail}", flush=True)
+            return 0 if status.alive or status.state == "done" else 1
         time.sleep(POLL_SECS)
 
 
@@ -66,6 +69,8 @@ def describe(record: dict[str, Any], steps: int) -> str | None:
     at = f"step {record['step']:{len(str(steps))}d}/{steps}"
     if record.get("event") == "start":
         return f"{at}  an attempt starts here"
+    if record.get("event") == "damaged":
+        return f"{at}  damaged checkpoints were set aside: {record['damaged_steps']}"
     if record.get("event") == "rollback":
         return f"{at}  rolled back from step {record['from_step']}"
     if "train/loss" in record:
@@ -76,52 +81,3 @@ def describe(record: dict[str, Any], steps: int) -> str | None:
         kind = "final validation" if record.get("final") else "validation"
         return f"{at}  {kind} {record['eval/bits_per_byte']:.4f} bits/byte"
     return None
-
-
-def state_of(folder: Path) -> tuple[str, str]:
-    """The state of a run and what there is to say about it.
-
-    A run whose process was killed still says `running`; it is `lost` here, which the
-    lock of its folder tells.
-    """
-    path = folder / "status.json"
-    if not path.exists():
-        return "pending", ""
-    status = json.loads(path.read_text(encoding="utf-8"))
-    state = status["state"]
-    if state == "running" and not _held(folder / ".lock"):
-        return "lost", f" at step {status.get('step')}; its command resumes it"
-    detail = status.get("headline") or status.get("reason")
-    return state, f", {detail}" if detail else ""
-
-
-def _held(lock: Path) -> bool:
-    if not lock.exists():
-        return False
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        return False
-
-
-class _Lines:
-    """The complete lines that a growing file has got since the last look."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: TextIO | None = None
-        self._rest = ""
-
-    def new(self) -> Iterator[dict[str, Any]]:
-        if self._file is None:
-            if not self._path.exists():
-                return
-            self._file = self._path.open(encoding="utf-8")
-        *lines, self._rest = (self._rest + self._file.read()).split("\n")
-        for line in lines:
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue  # half a line that a kill has left

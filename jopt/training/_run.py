@@ -12,12 +12,13 @@ from typing import Any
 import jax
 
 from jopt import models
-from jopt.errors import CheckpointError
+from jopt.errors import CheckpointError, ReportError
 from jopt.reporting import Console, MetricsLog, write_report
 from jopt.training._checkpoints import Checkpoints, Restored
 from jopt.training._evaluation import evaluate
 from jopt.training._guard import DivergedError, Guard
 from jopt.training._loop import Loop
+from jopt.training._memory import peak_memory
 from jopt.training._plan import Plan
 from jopt.training._run_folder import RunFolder
 from jopt.training._signals import (
@@ -58,6 +59,7 @@ def run(
     console.say(_opening(plan, folder, first))
     if restored is not None and restored.damaged:
         console.say(_fallback(restored))
+        log.write(_damaged_event(restored, plan))
     watchdog = Watchdog(
         config.train.step_timeout_secs,
         on_stall=lambda: _leave_stalled(config.train.step_timeout_secs, folder, log),
@@ -99,6 +101,7 @@ def run(
                 "tokens_per_sec": loop.tokens_per_sec,
                 "wall_secs": seconds,
                 "rollbacks": guard.rollbacks,
+                **peak_memory(),
                 "params_sha256": digest(state.params),
             },
             sample=sample,
@@ -110,7 +113,7 @@ def run(
             f"{loop.tokens_per_sec:,.0f} tokens/s, {seconds:.0f} s from process start"
         )
         if config.report.html:
-            console.say(f"report: {write_report(folder.path)}")
+            _report(folder, console)
         return EXIT_DONE
     except DivergedError as error:
         folder.set_status("diverged", reason=str(error))
@@ -154,6 +157,29 @@ def _fallback(restored: Restored) -> str:
             f"set aside; {repeated} steps are repeated from step {restored.step}",
         ]
     )
+
+
+def _report(folder: RunFolder, console: Console) -> None:
+    """Writes the page; the run is done with or without it."""
+    try:
+        console.say(f"report: {write_report(folder.path)}")
+    except (ReportError, OSError) as error:
+        print(
+            f"the report was not written: {error}\n"
+            f"  python -m jopt report {folder.path} writes it",
+            file=sys.stderr,
+        )
+
+
+def _damaged_event(restored: Restored, plan: Plan) -> dict[str, Any]:
+    """The record of it, from which reports are made."""
+    config = plan.config
+    return {
+        "event": "damaged",
+        "step": restored.step,
+        "tokens": restored.step * config.train.batch_size * config.data.seq_len,
+        "damaged_steps": sorted(restored.damaged),
+    }
 
 
 def _opening(plan: Plan, folder: RunFolder, first: int) -> str:

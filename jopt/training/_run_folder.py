@@ -16,8 +16,9 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
+from jopt import models
 from jopt.errors import ConfigError, WorkdirInUseError
-from jopt.training._config import flatten
+from jopt.training._config import default_config, flatten
 
 LOCK = ".lock"
 PACKAGES = ("jopt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -172,6 +173,7 @@ def _record(
         "config_name": config_name,
         "config": json.loads(config.to_json_best_effort()),
         "flat_config": plain(config),
+        "flat_default": plain(_defaults()),
         "overrides": {key: str(value) for key, value in overrides.items()},
         "sweep": None,
         "versions": versions(),
@@ -179,6 +181,13 @@ def _record(
         "devices": [str(device) for device in jax.devices()],
         "command": list(command),
     }
+
+
+def _defaults() -> ConfigDict:
+    """What a config is compared with in reports: every key, no rules."""
+    config = default_config()
+    config.model = models.default_config()
+    return config
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

@@ -72,6 +72,9 @@ def test_steps_that_are_not_finite_lead_back_and_the_run_goes_on(training, fault
     (event,) = [r for r in records if r.get("event") == "rollback"]
     assert event["step"] == 20 and event["from_step"] >= 27
     assert event["cursor"] == 4 * event["from_step"]
+    page = (training.folder / "run/report.html").read_text()
+    assert f"went back from step {event['from_step']} to step 20" in page
+    assert "1 rollback, 3 skipped steps" in page
     losses = {r["step"]: r["train/loss"] for r in records if "train/loss" in r}
     assert sorted(losses) == list(range(1, 61))
     assert all(loss < 6 for loss in losses.values())

@@ -100,6 +100,8 @@ def test_damaged_checkpoint_is_set_aside_and_the_run_still_exact(training, unbro
     assert f"10 steps are repeated from step {newest - 10}" in again.stdout
     assert training.digest() == expected
     assert (folder / "set_aside" / str(newest)).is_dir()
+    page = (training.folder / "run/report.html").read_text()
+    assert f"damaged checkpoint {newest} set aside; restored step {newest - 10}" in page
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_a_killed_run_is_lost_and_not_running(training):
     dead = tail(training)
     out, err = dead.communicate(timeout=60)
     assert dead.returncode == 1, err
-    assert "lost at step" in out.splitlines()[-1]
+    assert "lost, at step" in out.splitlines()[-1]
 
 
 def test_something_else_is_no_run(training):

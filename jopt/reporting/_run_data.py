@@ -1,0 +1,136 @@
+"""A run folder as a page shows it, read again as it grows."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jopt.errors import ReportError
+from jopt.reporting._curves import Grid, curves
+from jopt.reporting._history import History
+from jopt.reporting._metrics import NewRecords, Record, standing
+from jopt.reporting._status import Status, read_status
+
+OVERALL_RATE = "time/overall_tokens_per_sec"
+
+
+class RunData:
+    """What is known of one run: its config, its state, its records and its history.
+
+    Fails: `ReportError` when `folder` holds no run or an unreadable one, with what is
+    wrong there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            self.config: dict[str, Any] = record["flat_config"]
+            self.steps: int = self.config["train.steps"]
+            self.config_name: str = record["config_name"]
+            self.command: Sequence[str] = record["command"]
+            self.versions: dict[str, str] = record["versions"]
+            self.commit: str = record["commit"]
+            self.devices: Sequence[str] = record["devices"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ReportError(
+                f"{folder} is not a readable run folder: {_reason(error)}"
+            ) from None
+        # A folder written before this was recorded has none.
+        self.defaults: dict[str, Any] = record.get("flat_default", {})
+        self._new = NewRecords(folder / "metrics.jsonl")
+        self._grid = Grid(self.steps)
+        self._cuts = 0
+        self._rate = _Rate()
+        self.records: list[Record] = []
+        self.history = History()
+        self.status = Status("pending", "", {})
+        self.refresh()
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def position(self) -> str:
+        """Where the records end now, for `since`."""
+        return f"{self._cuts}.{len(self.records)}"
+
+    def refresh(self) -> None:
+        """Reads the state and the records that have come since the last time.
+
+        Fails: `ReportError` when `status.json` cannot be read.
+        """
+        try:
+            # First, so that the records of a run that is over are complete.
+            self.status = read_status(self.folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ReportError(
+                f"{self.folder}/status.json cannot be read: {_reason(error)}"
+            ) from None
+        for record in self._new:
+            self._add(record)
+
+    def since(self, position: str) -> dict[str, Any]:
+        """What a reader at an earlier `position` does not have.
+
+        `after` is the last step up to which its curves are still right, -1 for none;
+        `curves` are the points past it. An empty position gets everything.
+        """
+        after = self._unchanged(position)
+        first = bisect.bisect_right(self.records, after, key=lambda r: r["step"])
+        return {
+            "at": self.position,
+            "after": after,
+            "curves": curves(self.records[first:], self._grid.width),
+            "discarded": [
+                curves([{"step": s, "loss": x} for s, x in part], self._grid.width)
+                for part in self.history.discarded
+            ],
+            "events": [event._asdict() for event in self.history.events],
+        }
+
+    def _unchanged(self, position: str) -> int:
+        """The last step up to which the curves at `position` are still right, or -1."""
+        cuts, _, count = position.partition(".")
+        if cuts != str(self._cuts) or not count.isdecimal():
+            return -1
+        new = self.records[int(count) :]
+        if new:
+            return self._grid.before(new[0]["step"])
+        return self.records[-1]["step"] if self.records else -1
+
+    def _add(self, record: Record) -> None:
+        self.history.add(record, self.records)
+        kept = standing(self.records, record)
+        self._cuts += len(kept) < len(self.records)
+        self.records = kept
+        if "event" in record:
+            self._rate = _Rate()
+        else:
+            self.records.append(self._rate.added_to(record))
+
+
+class _Rate:
+    """Tokens per second from one training record to the next, pauses included."""
+
+    def __init__(self) -> None:
+        self._last: Record | None = None
+
+    def added_to(self, record: Record) -> Record:
+        if "train/loss" not in record or "wall_secs" not in record:
+            return record
+        last, self._last = self._last, record
+        if last is None or record["wall_secs"] <= last["wall_secs"]:
+            return record
+        secs = record["wall_secs"] - last["wall_secs"]
+        return {**record, OVERALL_RATE: (record["tokens"] - last["tokens"]) / secs}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"config.json has no {error}"
+    return str(error)
