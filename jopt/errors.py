@@ -7,7 +7,9 @@ expected, what was found, and the next step.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -60,6 +62,22 @@ def did_you_mean(name: object, candidates: Iterable[object]) -> str:
     """
     close = nearest(str(name), [str(candidate) for candidate in candidates])
     return "" if close is None else f"; did you mean {close!r}?"
+
+
+def import_name(what: str, name: str) -> Any:
+    """What a user's `package.module:name` leads to, or `ConfigError`.
+
+    >>> import_name("loss", "math:sqrt")(4)
+    2.0
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{what} {name!r} cannot be imported: {error}; expected "
+            "'package.module:function' with the module on the import path"
+        ) from error
 
 
 def check_choice(what: str, value: object, known: Iterable[object]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import optax
 
-from jopt.errors import ConfigError, check_choice
+from jopt.errors import ConfigError, check_choice, import_name
 from jopt.optimizers._muon import muon_matrices
 from jopt.optimizers._sign import lion, signum
 
@@ -64,24 +63,12 @@ def find_entry(name: str) -> Entry:
     True
     """
     if ":" in name:
-        found = _imported(name)
+        found = import_name("optimizer", name)
+        if not callable(found) and not isinstance(found, Entry):
+            raise ConfigError(f"optimizer {name!r} is not a function but {found!r}")
         return found if isinstance(found, Entry) else Entry(found)
     check_choice("optimizer", name, [*CATALOG, "'package.module:function'"])
     return CATALOG[name]
-
-
-def _imported(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"optimizer {name!r} cannot be imported: {error}; expected "
-            "'package.module:function' with the module on the import path"
-        ) from error
-    if not callable(found) and not isinstance(found, Entry):
-        raise ConfigError(f"optimizer {name!r} is not a function but {found!r}")
-    return found
 
 
 def arguments(entry: Entry) -> tuple[frozenset[str], bool]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jopt.reporting._metrics import Record
+from jopt.reporting._metrics import Record, is_number
 
 POINTS = 1000  # of a curve, at most
 COLUMNS = 200  # of a heat map, at most
@@ -55,17 +55,13 @@ def curves(records: Iterable[Record], width: Callable[[str], int]) -> Curves:
     for record in records:
         step = record["step"]
         for name, value in record.items():
-            if name == "step" or not _is_number(value):
+            if name == "step" or not is_number(value):
                 continue
             at = max(step - 1, 0) // width(name)
             _, values = points.setdefault(name, {}).get(at, (step, []))
             values.append(value)
             points[name][at] = (step, values)
     return {name: _columns(at.values()) for name, at in points.items()}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _columns(points: Iterable[tuple[int, list[float]]]) -> dict[str, list[Any]]:

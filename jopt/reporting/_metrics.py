@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 Record = dict[str, Any]
-Mirror = Callable[[Record], None]
+
+
+class Mirror(Protocol):
+    """What gets a copy of every record."""
+
+    def __call__(self, record: Record) -> None: ...
+    def close(self) -> None: ...
 
 
 class MetricsLog:
@@ -22,7 +28,7 @@ class MetricsLog:
 
     Args:
         path: of the file.
-        mirrors: each gets every record after it is in the file.
+        mirrors: each gets every record after it is in the file, and is closed with it.
     """
 
     def __init__(self, path: Path, mirrors: Sequence[Mirror] = ()) -> None:
@@ -47,6 +53,8 @@ class MetricsLog:
 
     def close(self) -> None:
         self._file.close()
+        for mirror in self._mirrors:
+            mirror.close()
 
 
 class NewRecords:
@@ -85,6 +93,15 @@ def read_metrics(path: Path) -> list[Record]:
         records = standing(records, record)
         records.append(record)
     return records
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a record can be drawn.
+
+    >>> [is_number(x) for x in (1, 0.5, True, "a")]
+    [True, True, False, False]
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def standing(records: list[Record], new: Record) -> list[Record]:

@@ -125,16 +125,16 @@ def summary(runs: Sequence[RunData]) -> str:
 
 def events(runs: Sequence[RunData]) -> str:
     """What happened to the runs: the table that marks in the loss curve refer to."""
+    alone = len(runs) == 1
     rows = [
-        [name, str(number), event.kind, event.text]
+        [*([] if alone else [name]), str(number), event.kind, event.text]
         for run, name in _named(runs, distinct_names(runs))
         for number, event in enumerate(run.history.events, start=1)
     ]
     if not rows:
         return "<p class='quiet'>No fault was met and no step was skipped.</p>"
-    return "<h2>What happened</h2>" + _table(
-        rows, ["run", "mark", "what", "details"], classes="events"
-    )
+    head = [*([] if alone else ["run"]), "mark", "what", "details"]
+    return "<h2>What happened</h2>" + _table(rows, head, classes="events")
 
 
 _PLOTS = """

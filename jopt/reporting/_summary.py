@@ -124,7 +124,10 @@ def _labels(runs: Sequence[RunData]) -> list[str]:
     keys = [key for key in keys if key != "seed"]
     if len(keys) <= 2:
         values = [
-            ", ".join(f"{key.rpartition('.')[2]} {run.config.get(key)}" for key in keys)
+            ", ".join(
+                f"{key.rpartition('.')[2]} {run.config.get(key, 'not set')}"
+                for key in keys
+            )
             for run in runs
         ]
         if len(set(values)) == len(values):

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from jopt.errors import ConfigError, did_you_mean, nearest
+from jopt.reporting import mirror_faults
 
 # Sub-trees with keys of their own: checked by the model builder and by the rules.
 _OPEN = ("model", "optim.rules")
@@ -77,7 +78,13 @@ def default_config() -> ConfigDict:
             # `keep`: of the newest; `keep_every_steps`: multiples that stay for good.
             "checkpoint": {"every_steps": 0, "keep": 3, "keep_every_steps": 0},
             "monitor": {"every_steps": 0},  # 0: off, the only choice so far
-            "report": {"html": True},
+            # `tracker`: 'package.module:function' that is given the run's folder and
+            # returns a function of a record. Both get what metrics.jsonl gets.
+            "report": {
+                "html": True,
+                "tensorboard": False,
+                "tracker": placeholder(str),
+            },
         }
     )
 
@@ -155,6 +162,9 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
             f"eval.stride is {stride}; it lies in 1..data.seq_len "
             f"({config.data.seq_len})"
         )
+    yield from mirror_faults(
+        tensorboard=config.report.tensorboard, tracker=config.report.tracker
+    )
     if not config.optim.order:
         yield "optim.order is empty; name the rules to use, for example ('all',)"
 

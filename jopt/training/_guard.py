@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+SKIPPED = "optim/skipped"
 SKIPPED_IN_A_ROW = "optim/skipped_in_a_row"
 
 

@@ -13,8 +13,9 @@ import jax
 from jopt.reporting import Console, MetricsLog
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._evaluation import evaluate
-from jopt.training._guard import SKIPPED_IN_A_ROW, DivergedError, Guard
+from jopt.training._guard import SKIPPED, SKIPPED_IN_A_ROW, DivergedError, Guard
 from jopt.training._plan import Plan
+from jopt.training._rates import LearningRates
 from jopt.training._run_folder import RunFolder
 from jopt.training._signals import StopSignals
 from jopt.training._source import Source
@@ -60,6 +61,7 @@ class Loop:
         self._guard = guard
         self._guarded = isinstance(plan.shapes.opt_state, SkipState)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._rates = LearningRates(plan.config)
         self._clock = _Clock()
         # Queued collectives on few cores deadlock (CPU devices share the cores).
         self._wait = plan.mesh.size > 1 and jax.default_backend() == "cpu"
@@ -158,6 +160,8 @@ class Loop:
                 "step": step,
                 "tokens": self._tokens(step),
                 **metrics,
+                # The schedule counts the updates that were made.
+                **self._rates.at(max(step - 1 - int(metrics.get(SKIPPED, 0)), 0)),
                 "time/tokens_per_sec": rate,
             }
         )

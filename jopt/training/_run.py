@@ -13,7 +13,7 @@ import jax
 
 from jopt import models
 from jopt.errors import CheckpointError, ReportError
-from jopt.reporting import Console, MetricsLog, write_report
+from jopt.reporting import Console, MetricsLog, open_mirrors, write_report
 from jopt.training._checkpoints import Checkpoints, Restored
 from jopt.training._evaluation import evaluate
 from jopt.training._guard import DivergedError, Guard
@@ -54,7 +54,12 @@ def run(
     state = plan.init() if restored is None else restored.state
     first = int(state.step)
     console = Console(config.train.steps, first=first)
-    log = MetricsLog(folder.metrics)
+    mirrors = open_mirrors(
+        folder.path,
+        tensorboard=config.report.tensorboard,
+        tracker=config.report.tracker,
+    )
+    log = MetricsLog(folder.metrics, mirrors)
     folder.set_status("running", step=first)
     console.say(_opening(plan, folder, first))
     if restored is not None and restored.damaged:

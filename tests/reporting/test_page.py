@@ -82,7 +82,8 @@ def test_a_rule_that_has_no_default_is_shown_as_such(plain):
 
 def test_trouble_is_told_in_words_and_counted(troubled):
     page = Page(write_report(troubled.path))
-    told = [row[1:3] for row in page.rows if row[0] == "troubled"]
+    at = page.rows.index(["mark", "what", "details"])
+    told = [row[:2] for row in page.rows[at + 1 : at + 5]]
     assert told == [
         ["1", "damaged"],
         ["2", "resumed"],
