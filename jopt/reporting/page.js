@@ -19,6 +19,7 @@ const THEMES = {
     lines: ["#56b4e9", "#ff8f3f", "#2fc79a", "#dd9cc4", "#e6b422", "#8f9dff", "#b9bec6"],
   },
 };
+const MOST = 7; // lines in a plot
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "2px,2px"];
 const AXES = {
   steps: { title: "step", of: (run, step) => step },
@@ -213,8 +214,11 @@ function endLabels(lines, range, height, colours, room, log) {
 function short(text, room) {
   const fits = Math.max(Math.floor(room / (12 * 0.58)), 4);
   const cut = text.length > fits ? `${text.slice(0, fits - 1)}…` : text;
-  return cut.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  return plain(cut);
 }
+
+/** Text in which plotly sees no markup. */
+const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
 const faint = (colour, alpha = "38") => colour + alpha;
 
@@ -236,7 +240,7 @@ function traces(line, colours, unit) {
     return `${format(y)} ${unit}${mean}${range}${seeds}`;
   });
   return [...behind, {
-    x: line.x, y: line.smooth ?? line.y, text, name: short(line.label, 400), connectgaps: false,
+    x: line.x, y: line.smooth ?? line.y, text, name: plain(line.label), connectgaps: false,
     mode: line.x.length === 1 || line.markers ? "lines+markers" : "lines", cliponaxis: false,
     marker: { size: 6, color: colour },
     line: { color: colour, width: 2, dash: DASHES[line.colour] },
@@ -273,7 +277,7 @@ function markEvents(layout, colours) {
     const text = room > textWidth(`${numbers} ${kind} `, 11) ? `${numbers} ${kind}` : numbers;
     layout.annotations.push({ x: cluster[0].x, y: 1, yref: "paper", yanchor: "top", xanchor: "left",
       text, showarrow: false, xshift: 1, font: { color: colours.event, size: 11 },
-      hovertext: cluster.map((mark) => short(mark.text, 1e4)).join("<br>") });
+      hovertext: cluster.map((mark) => plain(mark.text)).join("<br>") });
   });
 }
 
@@ -298,7 +302,8 @@ function drawLines(slot, lines, { unit, log, events, note }) {
   if (!range) return;
   const widest = Math.max(...lines.map((line) => textWidth(line.label, 12)));
   const room = Math.min(widest + 6, width * 0.28);
-  const layout = layoutOf(colours, width, height, lines.length > 1 ? room + 8 : 14);
+  const named = lines.length > 1 || groups.length > 1;
+  const layout = layoutOf(colours, width, height, named ? room + 8 : 14);
   const xs = lines.flatMap((line) => line.x);
   const [left, right] = [Math.min(0, ...xs), Math.max(...xs) || 1];
   Object.assign(layout.xaxis, { title: { text: AXES[axis].title, standoff: 6 }, range: [left, right],
@@ -307,7 +312,7 @@ function drawLines(slot, lines, { unit, log, events, note }) {
     nticks: 7, exponentformat: log ? "e" : "SI", ...(log && range.high - range.low > 1.5 ? { dtick: 1 } : {}) });
   layout.inner = width - layout.margin.l - layout.margin.r;
   layout.px = (x) => ((x - left) / (right - left)) * layout.inner;
-  if (lines.length > 1) layout.annotations = endLabels(lines, range, height, colours, room, log);
+  if (named) layout.annotations = endLabels(lines, range, height, colours, room, log);
   if (events) markEvents(layout, colours);
   const data = [...(events ? discardedTraces(colours) : []),
     ...lines.flatMap((line) => traces(line, colours, unit))];
@@ -380,11 +385,11 @@ function drawMap(slot, run, statistic) {
     nticks: width < NARROW ? 5 : 9 });
   Object.assign(layout.yaxis, { autorange: "reversed", showgrid: false,
     tickfont: { size: tick }, tickmode: "array", tickvals: paths.map((_, i) => i),
-    ticktext: paths.map((path) => (path.length > cut ? `…${path.slice(1 - cut)}` : path)) });
+    ticktext: paths.map((path) => plain(path.length > cut ? `…${path.slice(1 - cut)}` : path)) });
   const data = [{
     type: "heatmap", x: steps.map((s) => AXES[axis].of(run, s)), y: paths.map((_, i) => i),
     z: scaled, colorscale: CIVIDIS, hoverongaps: false, zsmooth: false,
-    text: rows.map((row, i) => row.map((v) => `${paths[i]}: ${format(v)}`)),
+    text: rows.map((row, i) => row.map((v) => `${plain(paths[i])}: ${format(v)}`)),
     hovertemplate: `%{text}<br>${AXES[axis].title} %{x}<extra></extra>`,
     zmin: limits[0], zmax: limits[1],
     colorbar: { orientation: "h", thickness: 10, len: 1, yref: "container", y: 0, yanchor: "bottom",
@@ -487,8 +492,9 @@ function ratePlots() {
   const own = (name) => name.replace(/^optim\//, "").replace(/\/?learning_rate$/, "") || "all";
   const parent = body("rates");
   if (groups.length === 1) {
-    keep(parent, "rates", "By parameter group", "Peak rate times schedule, no unit, log scale.", (slot) =>
-      drawLines(slot, rates.slice(0, 7).flatMap((name, i) =>
+    const left = rates.length > MOST ? ` The first ${MOST} of ${rates.length}.` : "";
+    keep(parent, "rates", "By parameter group", `Peak rate times schedule, no unit, log scale.${left}`, (slot) =>
+      drawLines(slot, rates.slice(0, MOST).flatMap((name, i) =>
         linesOf(name).map((line) => ({ ...line, label: own(name), colour: i, low: null, n: null }))),
       { unit: "", log: true }));
     return;
@@ -554,10 +560,8 @@ function otherPlots() {
 
 function drawAll() {
   for (const make of [lossPlots, ratePlots, layerPlots, throughputPlots, otherPlots]) make();
-  if (!runs.some((run) => run.curves["train/loss"])) {
-    const loss = body("loss");
-    loss.dataset.empty = "No step was recorded yet.";
-  }
+  const any = runs.some((run) => run.curves["train/loss"]);
+  body("loss").dataset.empty = any ? "" : "No step was recorded yet.";
   for (const draw of DRAWN.values()) draw();
 }
 
@@ -579,13 +583,22 @@ function merge(run, news) {
   Object.assign(run, { at: news.at, discarded: news.discarded, events: news.events });
 }
 
+/** Puts other content into a part of the page; what a reader has opened stays open. */
+function replace(node, html) {
+  if (node.dataset.shown === html) return;
+  const open = [...node.querySelectorAll("details")].map((details) => details.open);
+  node.innerHTML = html;
+  node.dataset.shown = html;
+  node.querySelectorAll("details").forEach((details, i) => { details.open = open[i] ?? false; });
+}
+
 async function follow() {
   let wait = POLL_MS;
   try {
     const answer = await fetch(`/data?at=${runs.map((run) => run.at).join(",")}`);
     if (!answer.ok) throw new Error(await answer.text());
     const news = await answer.json();
-    for (const id of ["summary", "events"]) document.getElementById(id).innerHTML = news[id];
+    for (const id of ["summary", "events"]) replace(document.getElementById(id), news[id]);
     let changed = false;
     news.runs.forEach((run, i) => {
       changed ||= run.at !== runs[i].at || run.events.length !== runs[i].events.length;

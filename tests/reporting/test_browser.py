@@ -284,9 +284,17 @@ def test_watch_draws_what_comes(tab, held, served):
     picture(seen, "watch-400-dark")
 
 
-def test_watch_says_when_nobody_answers(tab, held, served):
+def test_watch_keeps_open_what_is_open_and_says_when_nobody_answers(
+    tab, held, plain, served
+):
     seen = tab()
-    seen.open(served(held))
+    seen.open(served(held, plain("other", seed=1)))
+    seen.page.locator("#summary details > summary").click()
+    held.evaluate(5, 2.5)
+    seen.until("document.querySelector('#summary').innerText.includes('2.5000')")
+    assert seen.page.locator("#summary details").get_attribute("open") is not None
     seen.page.route("**/data?*", lambda route: route.abort())
     seen.until("document.body.dataset.connection")
-    assert seen.plot("loss", "data[0].x.length") == 5
+    # The validations of either seed, after 5, 30 and 60 steps.
+    assert seen.plot("loss", "data.at(-1).x") == [5, 30, 60]
+    assert seen.complaints and all("ERR_FAILED" in text for text in seen.complaints)
