@@ -44,22 +44,27 @@ def write_report(folder: Path) -> Path:
     the page opens anywhere. Fails: `ReportError` when the folder has no run.
     """
     page = folder / "report.html"
-    write_page([folder], page)
+    _replace(page, render([RunData(folder)]))
     return page
 
 
-def write_page(folders: Sequence[Path], page: Path) -> None:
+def write_page(folders: Sequence[Path], page: Path) -> Path:
     """Writes one page of several runs; runs that differ in their seed form bands.
 
-    Fails: `ReportError` when a folder has no run, or when `page` is there and was not
-    written by jopt.
+    Returns the page's path. Fails: `ReportError` when a folder has no run, or when
+    `page` is there and was not written by jopt.
     """
     if page.exists() and _MARK not in page.read_text("utf-8", errors="replace")[:500]:
         raise ReportError(
             f"{page} exists and is not a report of jopt; it was left alone. Choose "
             "another name"
         )
-    text = render([RunData(folder) for folder in folders])
+    _replace(page, render([RunData(folder) for folder in folders]))
+    return page
+
+
+def _replace(page: Path, text: str) -> None:
+    """Writes a file that is either the old or the new one, never half of it."""
     partial = page.with_name(f".{page.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")

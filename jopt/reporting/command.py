@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jopt.errors import ReportError
-from jopt.reporting._page import write_page
+from jopt.reporting._page import write_page, write_report
 
 USAGE = "usage: python -m jopt report RUN... [--together=FILE]"
 TOGETHER = "--together="
@@ -27,15 +28,15 @@ def main(argv: Sequence[str]) -> int:
         return 2
     folders = [Path(name) for name in names]
     if together:
-        return _write(folders, Path(together[0]))
-    return max(_write([folder], folder / "report.html") for folder in folders)
+        return _said(lambda: write_page(folders, Path(together[0])))
+    return max(_said(functools.partial(write_report, folder)) for folder in folders)
 
 
-def _write(folders: Sequence[Path], page: Path) -> int:
+def _said(write: Callable[[], Path]) -> int:
+    """Writes a page and prints where it is, or what is wrong."""
     try:
-        write_page(folders, page)
+        print(write())
     except (ReportError, OSError) as error:
         print(f"ReportError: {error}", file=sys.stderr)
         return 2
-    print(page)
     return 0

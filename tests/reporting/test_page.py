@@ -53,6 +53,7 @@ class Page(HTMLParser):
 
 def test_page_of_a_run(plain):
     run = plain()
+    (run.path / "report.html").write_text("of an older jopt")
     page = Page(write_report(run.path))
     assert page.fetched == []
     for text in ("1.9000", "done", "1 min 23 s", "41,234", "612 MiB", "none"):
