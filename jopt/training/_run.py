@@ -15,7 +15,7 @@ from jopt import models
 from jopt.errors import CheckpointError
 from jopt.reporting import Console, MetricsLog, write_report
 from jopt.training._checkpoints import Checkpoints, Restored
-from jopt.training._evaluation import evaluate
+from jopt.training._evaluation import totals
 from jopt.training._guard import DivergedError, Guard
 from jopt.training._loop import Loop
 from jopt.training._plan import Plan
@@ -27,7 +27,7 @@ from jopt.training._signals import (
     EXIT_STALLED,
     StopSignals,
 )
-from jopt.training._source import Source, load_source
+from jopt.training._source import Source
 from jopt.training._state import TrainState
 from jopt.training._watchdog import Watchdog
 from jopt.tree import digest
@@ -43,7 +43,7 @@ def run(
 ) -> int:
     """Starts or resumes the run in `folder` and returns the process's exit code."""
     config = plan.config
-    source = load_source(config)
+    source = plan.task.load(config)
     checkpoints = Checkpoints(
         folder.checkpoints,
         keep=config.checkpoint.keep,
@@ -89,7 +89,7 @@ def run(
         result = _evaluate(plan, source, state, log)
         sample = _sample(plan, state)
         seconds = time.time() - process_start
-        headline = f"{result['eval/bits_per_byte']:.4f} validation bits/byte"
+        headline = plan.task.describe(result)
         folder.set_status(
             "done",
             step=int(state.step),
@@ -106,7 +106,7 @@ def run(
         if sample:
             console.say(f"\na sampled passage:\n{sample}\n")
         console.say(
-            f"done: {headline} on {result['eval/tokens']:,.0f} bytes, "
+            f"done: {headline} on {plan.task.amount(result)}, "
             f"{loop.tokens_per_sec:,.0f} tokens/s, {seconds:.0f} s from process start"
         )
         if config.report.html:
@@ -170,17 +170,18 @@ def _opening(plan: Plan, folder: RunFolder, first: int) -> str:
 def _evaluate(
     plan: Plan, source: Source, state: TrainState, log: MetricsLog
 ) -> dict[str, Any]:
-    """The final evaluation: every byte of the validation split once."""
-    result = evaluate(plan.sums, state, source.evaluation(whole=True), plan.put)
-    tokens = int(state.step) * plan.config.train.batch_size * plan.config.data.seq_len
-    log.write({"step": int(state.step), "tokens": tokens, "final": True, **result})
+    """The final evaluation: all of the validation split once."""
+    added = totals(plan.sums, state, source.evaluation(whole=True), plan.put)
+    result = plan.task.results(added)
+    step = int(state.step)
+    log.write({"step": step, "tokens": plan.items(step), "final": True, **result})
     return result
 
 
 def _sample(plan: Plan, state: TrainState) -> str:
     """Text that the model writes, the same for the same parameters and seed."""
     config = plan.config.eval
-    if not config.sample_tokens:
+    if not (plan.task.writes_text and config.sample_tokens):
         return ""
     tokens = models.generate(
         plan.model,
