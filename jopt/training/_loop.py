@@ -134,7 +134,7 @@ class Loop:
     def _hand_over(self, step: int, metrics: dict[str, jax.Array]) -> None:
         if not self._clock.started:
             jax.block_until_ready(metrics)
-            startup = time.time() - self._process_start
+            startup = time.monotonic() - self._process_start
             self._console.say(f"first step after {startup:.1f} s")
             self._clock.start()
         else:

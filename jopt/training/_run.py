@@ -88,7 +88,7 @@ def run(
             return EXIT_PREEMPTED
         result = _evaluate(plan, source, state, log)
         sample = _sample(plan, state)
-        seconds = time.time() - process_start
+        seconds = time.monotonic() - process_start
         headline = plan.task.describe(result)
         folder.set_status(
             "done",
@@ -117,10 +117,16 @@ def run(
         print(f"DivergedError: {error}", file=sys.stderr)
         return EXIT_FAILURE
     except (CheckpointError, OSError) as error:
+        saved = checkpoints.latest()
         # On a full disk even this may fail; the error itself still reaches the user.
         with contextlib.suppress(OSError):
-            folder.set_status("failed", step=checkpoints.latest(), reason=str(error))
-        raise
+            folder.set_status("failed", step=saved, reason=str(error))
+        if isinstance(error, CheckpointError):
+            raise
+        raise OSError(
+            f"{error} (run folder {folder.path})\nthe newest good step is {saved}; "
+            "make room or mend what is said above, and run the same command again"
+        ) from error
     finally:
         console.close()
         log.close()
