@@ -1,6 +1,6 @@
 """Damage to checkpoints of a real run: always seen, never restored.
 
-`--nightly` flips 1,000 bits instead of a few and prints the tally.
+`--nightly` flips 1,000 bits instead of a few. The tally is in the summary.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Inspector:
         shutil.copytree(self.whole, self.folder)
 
 
-def test_single_bits(run, nightly, capsys):
+def test_single_bits(run, nightly, record_property):
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     inspector = Inspector(run)
@@ -73,12 +73,11 @@ def test_single_bits(run, nightly, capsys):
         if inspector.silently_wrong():
             wrong.append((file.name, bit))
         inspector.mend()
-    if nightly:
-        with capsys.disabled():
-            print(
-                f"\nbit flips, seed {seed}: {count} injected over {sum(sizes):,} bytes "
-                f"in {len(files)} files, {count - len(wrong)} detected"
-            )
+    record_property(
+        "tally",
+        f"seed {seed}, {count} bits flipped over {sum(sizes):,} bytes in "
+        f"{len(files)} files, {count - len(wrong)} detected",
+    )
     assert wrong == [], f"seed {seed}"
 
 

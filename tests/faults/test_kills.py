@@ -1,6 +1,6 @@
 """Kill -9 at any moment, a save included: nothing committed is lost, ever.
 
-`--nightly` injects 500 kills instead of a few and prints the tally.
+`--nightly` injects 500 kills instead of a few. The tally is in the summary.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Tally:
     runs: int = 0
 
 
-def test_kill_9_at_random_moments(shard, digits, unbroken, nightly, capsys):
+def test_kill_9_at_random_moments(shard, digits, unbroken, nightly, record_property):
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     wanted = 250 if nightly else 3
@@ -42,9 +42,7 @@ def test_kill_9_at_random_moments(shard, digits, unbroken, nightly, capsys):
             pass
         run.finish()
         tally.wrong += run.outcome() != unbroken
-    if nightly:
-        with capsys.disabled():
-            print(f"\nkill -9, shard {shard}, seed {seed}: {tally}")
+    record_property("tally", f"seed {seed}, {tally}")
     assert (tally.lost, tally.wrong) == (0, 0), f"seed {seed}: {tally}"
 
 

@@ -17,6 +17,7 @@ def test_a_full_disk(digits, unbroken, small_disk):
     _, err = full.communicate(timeout=120)
     assert full.returncode == 1
     assert "No space left on device" in err
+    assert "Traceback" not in err and "ERROR" not in err
     assert "the newest good step is" in err and "make room" in err
     saved = run.committed()
     assert saved
@@ -47,6 +48,7 @@ def test_a_disk_that_turns_read_only(digits, unbroken, small_disk):
         assert process.returncode == 1
         assert "CheckpointError: step " in err
         assert "Read-only file system" in err
+        assert "Traceback" not in err
         saved = run.committed()
     finally:
         subprocess.run(["umount", "--lazy", str(run.checkpoints)], check=True)
