@@ -5,7 +5,7 @@ python train.py --config=configs/muon_lm.py
 
 import time
 
-PROCESS_START = time.time()
+PROCESS_START = time.monotonic()
 
 if __name__ == "__main__":
     import sys

@@ -33,10 +33,10 @@ import optax  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from jopt import objectives  # noqa: E402
-from jopt.models import Taps  # noqa: E402
+from jopt.models import Taps, TransformerConfig  # noqa: E402
+from jopt.models._settings import read_settings  # noqa: E402
 from jopt.models._transformer import Attention, Mlp  # noqa: E402
-from jopt.models._transformer_config import read_config  # noqa: E402
-from jopt.objectives._language_model import cross_entropy  # noqa: E402
+from jopt.objectives._cross_entropy import cross_entropy  # noqa: E402
 from jopt.training._plan import make_plan, resolve  # noqa: E402
 from jopt.tree import named_leaves  # noqa: E402
 
@@ -77,7 +77,7 @@ class JoptSide:
         config.update_from_flattened_dict(overrides)
         self._plan = make_plan(resolve(config))
         config = self._plan.config
-        self._model_config = read_config(config.model)
+        self._model_config = read_settings(TransformerConfig, config.model)
         self._state = self._plan.init()
         self._params = _copy(self._state.params)  # the step takes the state's own
         self._batches = [

@@ -69,7 +69,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "doctor": (_doctor, "versions, devices, data, and a self-test of ten seconds"),
 }
 
-_BEGIN = time.time()
+_BEGIN = time.monotonic()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -31,6 +31,23 @@ SMALL = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--nightly",
+        action="store_true",
+        help="hundreds of injected faults instead of a few (tests/faults)",
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have recorded as `tally`, also where workers of xdist ran them."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, value in report.user_properties:
+                if name == "tally":
+                    terminalreporter.write_line(f"{report.nodeid}: {value}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _data_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The corpus is prepared once per test run, unless the caller names a cache."""
@@ -47,19 +64,22 @@ def text(tmp_path: Path) -> Path:
 
 
 class Training:
-    """Starts `train.py` as a user would, in a process of its own."""
+    """Starts `train.py` as a user would, in a process of its own.
 
-    def __init__(self, folder: Path, text: Path | None) -> None:
+    Args:
+        folder: of the run folders.
+        flags: of every process; those of a single one come after them.
+        text: the file that is trained on, if any.
+    """
+
+    def __init__(self, folder: Path, *flags: str, text: Path | None = None) -> None:
         self.folder = folder
+        self.flags = flags
         self.text = text
 
-    def command(
-        self, *flags: str, config: str = "configs/muon_lm.py:micro"
-    ) -> list[str]:
-        own = [] if config is None else [f"--config={config}", *SMALL]
-        if self.text is not None:  # else the plays
-            own.append(f"--config.data.path={self.text}")
-        return [sys.executable, "train.py", *own, *flags]
+    def command(self, *flags: str) -> list[str]:
+        own = [] if self.text is None else [f"--config.data.path={self.text}"]
+        return [sys.executable, "train.py", *self.flags, *own, *flags]
 
     def start(self, *flags: str, workdir: str = "run", **env: str) -> subprocess.Popen:
         return subprocess.Popen(
@@ -110,4 +130,11 @@ class Training:
 
 @pytest.fixture
 def training(tmp_path: Path, text: Path) -> Training:
-    return Training(tmp_path, text)
+    """A language model that trains in seconds on the user's own text."""
+    return Training(tmp_path, "--config=configs/muon_lm.py:micro", *SMALL, text=text)
+
+
+@pytest.fixture(scope="session")
+def make_training() -> type[Training]:
+    """For the tests that train another model."""
+    return Training

@@ -1,11 +1,14 @@
-"""Bytes of text as batches: the plays of Shakespeare, or the user's own files.
+"""Batches of text (the plays of Shakespeare, or the user's files) and of examples.
 
-A batch is a dict of numpy arrays, for B rows of T tokens:
+A batch of text is a dict of numpy arrays, for B rows of T tokens:
 
     inputs   int32 (B, T)    the bytes that are read
     targets  int32 (B, T)    the byte that follows each of them
     mask     float32 (B, T)  1 where a target counts, 0 where it is padding or context
     domain   int32 (B,)      the domain of the row's document, as in `domain_names`
+
+A batch of labelled examples (`load_digits`, `TrainExamples`) has the same keys, with
+`inputs` float32 (B, F) and everything else (B,).
 
 The vocabulary is the 256 byte values. A document is read after one newline byte, so its
 first byte is a target too.
@@ -28,16 +31,30 @@ first byte is a target too.
 
 from jopt.data._cache import cache_folder
 from jopt.data._corpus import Corpus, Splits, token_count
+from jopt.data._digits import PIXELS as DIGIT_PIXELS
+from jopt.data._digits import load_digits
 from jopt.data._evaluation import evaluation_batches
+from jopt.data._examples import (
+    Examples,
+    ExampleSplits,
+    TrainExamples,
+    example_batches,
+)
 from jopt.data._load import load
 from jopt.data._windows import TrainWindows
 
 __all__ = [
+    "DIGIT_PIXELS",
     "Corpus",
+    "ExampleSplits",
+    "Examples",
     "Splits",
+    "TrainExamples",
     "TrainWindows",
     "cache_folder",
     "evaluation_batches",
+    "example_batches",
     "load",
+    "load_digits",
     "token_count",
 ]

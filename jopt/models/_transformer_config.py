@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
-
-from jopt.errors import ConfigError, check_choice, nearest
+from jopt.errors import ConfigError, check_choice
+from jopt.models._settings import DTYPES, is_number, value_fault
 
 MLPS = ("relu2", "gelu", "swiglu")
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 SIZES: dict[str, dict[str, Any]] = {
     "micro": {"num_layers": 2, "embed_dim": 96, "num_heads": 2},
@@ -83,39 +81,14 @@ def default_config(size: str = "tiny") -> dict[str, Any]:
     return dataclasses.asdict(TransformerConfig(**SIZES[size]))
 
 
-def read_config(config: Any) -> TransformerConfig:
-    """Settings from a mapping, or from anything with attributes.
-
-    A mapping (a dict or a ConfigDict) with a key that is no setting is refused. What a
-    config leaves out keeps its default.
-    """
-    fields = [field.name for field in dataclasses.fields(TransformerConfig)]
-    if hasattr(config, "keys"):
-        given: Mapping[str, Any] = {key: config[key] for key in config.keys()}  # noqa: SIM118
-        unknown = [key for key in given if key not in fields]
-        if unknown:
-            raise ConfigError("\n".join(_unknown_key(key, fields) for key in unknown))
-    else:
-        given = {
-            name: getattr(config, name) for name in fields if hasattr(config, name)
-        }
-    return TransformerConfig(**given)
-
-
-def _unknown_key(key: str, fields: list[str]) -> str:
-    close = nearest(key, fields)
-    hint = f"did you mean model.{close}?" if close else f"known: {', '.join(fields)}"
-    return f"unknown key model.{key}\n  {hint}"
-
-
 def _faults(config: TransformerConfig) -> Iterator[str]:
     def fault(key: str, expected: str) -> str:
-        return f"model.{key}: expected {expected}, found {getattr(config, key)!r}"
+        return value_fault(config, key, expected)
 
     whole = ("vocab_size", "num_layers", "embed_dim", "num_heads")
     wrong = set()
     for key in whole:
-        if not _is_number(getattr(config, key), int) or getattr(config, key) < 1:
+        if not is_number(getattr(config, key), int) or getattr(config, key) < 1:
             wrong.add(key)
             yield fault(key, "a whole number of at least 1")
     positive = (
@@ -127,13 +100,13 @@ def _faults(config: TransformerConfig) -> Iterator[str]:
     )
     for key in positive:
         value = getattr(config, key)
-        if not _is_number(value, (int, float)) or not 0 < value < float("inf"):
+        if not is_number(value, (int, float)) or not 0 < value < float("inf"):
             wrong.add(key)
             yield fault(key, "a number above 0")
     for key in ("qk_norm", "tied_head"):
         if not isinstance(getattr(config, key), bool):
             yield fault(key, "True or False")
-    if not _is_number(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
+    if not is_number(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
         yield fault("dropout", "a rate in [0, 1)")
     for key, known in (("mlp", MLPS), ("compute_dtype", DTYPES)):
         if getattr(config, key) not in known:
@@ -149,7 +122,3 @@ def _faults(config: TransformerConfig) -> Iterator[str]:
             )
     if not wrong & {"embed_dim", "mlp_ratio"} and config.hidden_dim < 1:
         yield fault("mlp_ratio", f"mlp_ratio * embed_dim {config.embed_dim} to be >= 1")
-
-
-def _is_number(value: Any, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)

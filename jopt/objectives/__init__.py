@@ -1,7 +1,15 @@
 """Objectives: losses over models, as pure functions of parameters and a batch."""
 
 from jopt.objectives._aux import Aux as Aux
+from jopt.objectives._classification import classification as classification
+from jopt.objectives._classification import classification_sums as classification_sums
 from jopt.objectives._language_model import language_model as language_model
 from jopt.objectives._language_model import language_model_sums as language_model_sums
 
-__all__ = ["Aux", "language_model", "language_model_sums"]
+__all__ = [
+    "Aux",
+    "classification",
+    "classification_sums",
+    "language_model",
+    "language_model_sums",
+]

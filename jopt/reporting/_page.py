@@ -18,12 +18,14 @@ from typing import Any
 from jopt.errors import ReportError
 from jopt.reporting._run_data import RunData
 from jopt.reporting._summary import (
+    RESULTS,
     Figure,
     Group,
     differing,
     distinct_names,
     figures,
     group_by_seed,
+    headline,
     result,
     spread,
 )
@@ -87,6 +89,7 @@ def render(runs: Sequence[RunData], *, live: bool = False) -> str:
         "live": live,
         "groups": [group._asdict() for group in groups[:LINES]],
         "names": names,
+        "item": " or ".join(sorted({run.item for run in runs})),
         "runs": [run.since("") for run in runs],
     }
     body = [
@@ -179,8 +182,9 @@ def _group_table(runs: Sequence[RunData], groups: Sequence[Group]) -> str:
         seeds = ", ".join(str(runs[index].config.get("seed")) for index in members)
         rows.append([label, str(found.n), *map(_decimals, found[1:]), seeds])
     head = ["config", "n", "mean", "deviation", "lowest", "highest", "seeds"]
+    metrics = " or ".join(sorted({RESULTS[headline(run)] for run in runs}))
     return (
-        "<h2>Result</h2><p class='quiet'>Validation bits per byte, the newest of each "
+        f"<h2>Result</h2><p class='quiet'>Validation {metrics}, the newest of each "
         "run. The deviation is between seeds.</p>" + _table(rows, head)
     )
 

@@ -55,6 +55,12 @@ class RunData:
         return self.folder.resolve().name
 
     @property
+    def item(self) -> str:
+        """What a run is counted in: a metric named `tokens` counts these."""
+        text = self.config.get("objective.name", "language_model") == "language_model"
+        return "token" if text else "example"
+
+    @property
     def position(self) -> str:
         """Where the records end now, for `since`."""
         return f"{self._cuts}.{len(self.records)}"

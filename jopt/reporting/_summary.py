@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from jopt.reporting._run_data import RunData
 
-RESULT = "eval/bits_per_byte"
+# What stands for a run: the first that it has.
+RESULTS = {"eval/bits_per_byte": "bits per byte", "eval/accuracy": "accuracy"}
 MEMORY = "memory/peak_bytes"
 MEMORY_OF = "memory/of"
 
@@ -35,13 +36,14 @@ def figures(run: RunData) -> list[Figure]:
     end = run.status.record.get("result", {})
     step = run.records[-1]["step"] if run.records else 0
     tokens = last(run, "tokens")
+    rate = end.get("tokens_per_sec", last(run, "time/tokens_per_sec"))
     found = [
         _result(run),
         Figure("state", run.status.state, _state_note(run)),
         Figure("steps", f"{step:,}", f"of {run.steps:,}"),
-        Figure("tokens", "–" if tokens is None else _large(tokens), "trained on"),
+        Figure(f"{run.item}s", _large(tokens), "trained on"),
         Figure("time", _duration(end.get("wall_secs", last(run, "wall_secs")))),
-        _rate(end.get("tokens_per_sec", last(run, "time/tokens_per_sec"))),
+        Figure(f"{run.item}s/s", _rounded(rate), "training steps alone"),
         Figure("faults met", *_faults(run)),
     ]
     if MEMORY in end:
@@ -51,9 +53,15 @@ def figures(run: RunData) -> list[Figure]:
     return found
 
 
+def headline(run: RunData) -> str:
+    """The metric that stands for a run."""
+    there = (name for name in RESULTS if last(run, name) is not None)
+    return next(there, next(iter(RESULTS)))
+
+
 def result(run: RunData) -> float | None:
-    """Validation bits per byte: at the end, or the newest so far."""
-    return run.status.record.get("result", {}).get(RESULT, last(run, RESULT))
+    """The newest validation of a run, in its headline; the last one is on all data."""
+    return last(run, headline(run))
 
 
 def last(run: RunData, name: str) -> Any:
@@ -62,7 +70,7 @@ def last(run: RunData, name: str) -> Any:
 
 
 def group_by_seed(runs: Sequence[RunData]) -> list[Group]:
-    """Runs of one config but for `seed` together; the best mean result comes first."""
+    """Runs of one config but for `seed` together; the lowest mean loss comes first."""
     together: dict[str, list[int]] = {}
     for index, run in enumerate(runs):
         together.setdefault(_apart_from_seed(run), []).append(index)
@@ -111,7 +119,7 @@ def _apart_from_seed(run: RunData) -> str:
 
 
 def _rank(runs: Sequence[RunData], members: Sequence[int]) -> tuple[bool, float]:
-    mean = spread(result(runs[index]) for index in members).mean
+    mean = spread(last(runs[index], "eval/loss") for index in members).mean
     return (mean is None, mean or 0.0)
 
 
@@ -150,10 +158,11 @@ def _result(run: RunData) -> Figure:
     if value is None:
         loss = last(run, "train/loss")
         shown = "–" if loss is None else f"{loss:.4f}"
-        return Figure("training loss", shown, "nats/token; no validation yet")
-    final = RESULT in run.status.record.get("result", {})
-    note = "validation, whole split" if final else "validation so far"
-    return Figure("bits per byte", f"{value:.4f}", note)
+        return Figure("training loss", shown, f"nats/{run.item}; no validation yet")
+    note = (
+        "validation so far" if last(run, "final") is None else "validation, whole split"
+    )
+    return Figure(RESULTS[headline(run)], f"{value:.4f}", note)
 
 
 def _state_note(run: RunData) -> str:
@@ -173,9 +182,8 @@ def _faults(run: RunData) -> tuple[str, str]:
     return (f"{faults:,}" if faults else "none", ", ".join(words))
 
 
-def _rate(tokens_per_sec: float | None) -> Figure:
-    shown = "–" if tokens_per_sec is None else f"{tokens_per_sec:,.0f}"
-    return Figure("tokens/s", shown, "training steps alone")
+def _rounded(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
 
 
 def _duration(secs: float | None) -> str:
@@ -194,12 +202,14 @@ def _duration(secs: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _large(count: float) -> str:
+def _large(count: float | None) -> str:
     """A count with a unit prefix.
 
     >>> [_large(x) for x in (512, 5632000, 2.5e9)]
     ['512', '5.63 M', '2.5 G']
     """
+    if count is None:
+        return "–"
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= factor:
             return f"{count / factor:.3g} {prefix}"

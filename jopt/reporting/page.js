@@ -2,7 +2,7 @@
 "use strict";
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const { runs, groups, names } = DATA;
+const { runs, groups, names, item } = DATA;
 const POLL_MS = 1000;
 const NARROW = 560; // px, below which labels and margins shrink
 const [TOP, BOTTOM] = [10, 44]; // px around the lines of a plot
@@ -23,7 +23,7 @@ const MOST = 7; // lines in a plot
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "2px,2px"];
 const AXES = {
   steps: { title: "step", of: (run, step) => step },
-  tokens: { title: "tokens", of: (run, step) => at(run.curves.tokens, step) },
+  tokens: { title: `${item}s`, of: (run, step) => at(run.curves.tokens, step) },
   time: { title: "minutes", of: (run, step) => at(run.curves.wall_secs, step) / 60 },
 };
 // What the maps show, in this order; other statistics of layers are folded away.
@@ -449,7 +449,7 @@ function body(section, classes = "") {
 function lossPlots() {
   const parent = body("loss");
   if (!parent.childElementCount) axisChoice(parent);
-  const unit = "nats/token";
+  const unit = `nats/${item}`;
   if (groups.length === 1) {
     if (!nameSet((name) => name === "train/loss").length) return;
     keep(parent, "loss", "Training and validation", `Cross-entropy in ${unit}.`, (slot) => {
@@ -481,7 +481,7 @@ function axisChoice(parent) {
     const input = element("input", label, "", { type: "radio", name: "axis", value: name });
     input.checked = name === axis;
     input.addEventListener("change", () => { axis = name; drawAll(); });
-    label.append(` ${name}`);
+    label.append(` ${name === "tokens" ? AXES.tokens.title : name}`);
   }
   element("span", set, "Drag to zoom, double-click for the whole.", { class: "quiet wide" });
 }
@@ -508,15 +508,15 @@ function ratePlots() {
 function throughputPlots() {
   const parent = body("throughput");
   const [overall, steps] = ["time/overall_tokens_per_sec", "time/tokens_per_sec"];
-  const unit = "tokens/s";
+  const unit = `${item}s/s`;
   if (!nameSet((name) => name === overall).length) return;
   if (groups.length > 1) {
-    keep(parent, overall, "Tokens per second", "From record to record, with evaluations and saves.",
+    keep(parent, overall, "Speed", `In ${unit}, from record to record, with evaluations and saves.`,
       (slot) => drawLines(slot, linesOf(overall), { unit }));
     return;
   }
-  keep(parent, overall, "Tokens per second",
-    "Overall: from record to record, with evaluations and saves. Steps: steps alone, mean since the start.",
+  keep(parent, overall, "Speed",
+    `In ${unit}. Overall: from record to record, with evaluations and saves. Steps: steps alone, mean since the start.`,
     (slot) => drawLines(slot, [
       ...linesOf(overall).map((line) => ({ ...line, label: "overall", colour: 0 })),
       ...linesOf(steps).map((line) => ({ ...line, label: "steps", colour: 1 })),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +16,7 @@ from jopt.training._manifest import (
     is_committed,
     write_manifest,
 )
+from jopt.training._quiet import quiet
 from jopt.tree import leaf_digests, named_leaves
 
 PyTree = Any
@@ -75,7 +73,7 @@ class Checkpoints:
         self.folder = folder.absolute()
         if jax.process_index() == 0 and not read_only:
             self._set_unfinished_aside()
-        with _quiet():
+        with quiet():
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 # Registered, so that names in a checkpoint can be read before its data.
@@ -107,7 +105,7 @@ class Checkpoints:
                 f"{newest}"
             )
         try:
-            with _quiet():
+            with quiet():
                 saved = self._manager.save(
                     step, args=self._ocp.args.StandardSave(_nest(leaves))
                 )
@@ -242,21 +240,6 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
             node = node.setdefault(name, {})
         node[last] = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
     return nested
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax from logging what is meant, or is raised here anyway."""
-    logger = logging.getLogger("absl")
-
-    def drop(record: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(drop)
-    try:
-        yield
-    finally:
-        logger.removeFilter(drop)
 
 
 def _refuse(step: int, damage: list[str]) -> None:

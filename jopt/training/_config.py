@@ -14,6 +14,9 @@ from jopt.reporting import mirror_faults
 # Sub-trees with keys of their own: checked by the model builder and by the rules.
 _OPEN = ("model", "optim.rules")
 
+# What data an objective can train on.
+_DATASETS = {"language_model": ("plays",), "classification": ("digits",)}
+
 
 def default_config() -> ConfigDict:
     """Every key of a run, with its default. The top-level keys do not change."""
@@ -165,6 +168,11 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
     yield from mirror_faults(
         tensorboard=config.report.tensorboard, tracker=config.report.tracker
     )
+    if config.data.path is not None and config.objective.name != "language_model":
+        yield (
+            f"data.path is {config.data.path!r}, but only objective.name = "
+            "'language_model' reads text"
+        )
     if not config.optim.order:
         yield "optim.order is empty; name the rules to use, for example ('all',)"
 
@@ -195,8 +203,8 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
 
 def _bad_choices(config: ConfigDict) -> Iterator[str]:
     choices = {
-        "data.name": ("plays",),
-        "objective.name": ("language_model",),
+        "data.name": _DATASETS.get(config.objective.name, ("plays", "digits")),
+        "objective.name": tuple(_DATASETS),
         "oracle.name": ("value_and_grad",),
         "local_updates.name": ("none",),
         "train.compute_dtype": ("auto", "float32", "bfloat16"),

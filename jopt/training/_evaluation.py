@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,17 +11,7 @@ import numpy as np
 from jopt.training._state import TrainState
 
 Sums = Callable[..., dict[str, jax.Array]]
-Totals = dict[str, Any]  # name -> float64 number or array
-
-
-def evaluate(
-    sums: Sums,
-    state: TrainState,
-    batches: Iterable[dict[str, Any]],
-    put: Callable[[dict[str, Any]], dict[str, jax.Array]],
-) -> dict[str, float]:
-    """The means of a model over every token of the batches; see `means`."""
-    return means(totals(sums, state, batches, put))
+Totals = dict[str, Any]  # name -> float64 number, or array over domains
 
 
 def totals(
@@ -48,29 +37,16 @@ def totals(
     return added
 
 
-def means(added: Totals) -> dict[str, float]:
-    """Means over every unmasked token: loss in nats, accuracy, and bits per byte.
-
-    A token is a byte here, so bits per byte is the loss over log 2.
-    """
-    tokens = max(float(added["tokens"]), 1.0)
-    loss = float(added["nats"]) / tokens
+def by_domain(added: Totals, names: Sequence[str]) -> dict[str, Totals]:
+    """The totals of each domain: `domain_x` at its place becomes its `x`."""
+    prefix = "domain_"
     return {
-        "eval/loss": loss,
-        "eval/bits_per_byte": loss / math.log(2.0),
-        "eval/accuracy": float(added["correct"]) / tokens,
-        "eval/tokens": float(added["tokens"]),
-    }
-
-
-def domain_means(added: Totals, names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Bits per byte and tokens of each domain that has tokens."""
-    return {
-        name: (float(nats / tokens) / math.log(2.0), float(tokens))
-        for name, nats, tokens in zip(
-            names, added["domain_nats"], added["domain_tokens"], strict=True
-        )
-        if tokens
+        name: {
+            key.removeprefix(prefix): values[place]
+            for key, values in added.items()
+            if key.startswith(prefix)
+        }
+        for place, name in enumerate(names)
     }
 
 

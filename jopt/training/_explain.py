@@ -10,18 +10,17 @@ from jopt.tree import count, size_bytes
 def explain(plan: Plan) -> str:
     """Parameters, rules, matrix views, shape scales, state bytes and FLOPs, as text."""
     config = plan.config
-    params, seq_len = plan.shapes.params, config.data.seq_len
-    tokens = config.train.batch_size * seq_len
-    per_token = plan.model.flops_per_token(seq_len)
+    params, kind = plan.shapes.params, plan.task.count
+    per_item = plan.model.flops_per_token(config.data.seq_len)
+    in_step, in_run = plan.items(1), plan.items(config.train.steps)
     lines = [
         optimizers.explain(plan.optimizer),
         "",
         f"parameters        {count(params):,} ({size_bytes(params):,} bytes)",
         f"optimizer state   {size_bytes(plan.shapes.opt_state):,} bytes",
-        f"model             {per_token:,} FLOPs per token, forward and backward",
-        f"a step            {tokens:,} tokens, {tokens * per_token / 1e9:.2f} GFLOP",
-        f"the run           {config.train.steps:,} steps, "
-        f"{config.train.steps * tokens:,} tokens",
+        f"model             {per_item:,} FLOPs per {kind[:-1]}, forward and backward",
+        f"a step            {in_step:,} {kind}, {in_step * per_item / 1e9:.2f} GFLOP",
+        f"the run           {config.train.steps:,} steps, {in_run:,} {kind}",
         f"compute type      {config.train.compute_dtype}",
         f"mesh              {dict(plan.mesh.shape)}",
     ]

@@ -12,7 +12,7 @@ import jax
 
 from jopt.reporting import Console, MetricsLog
 from jopt.training._checkpoints import Checkpoints
-from jopt.training._evaluation import evaluate
+from jopt.training._evaluation import totals
 from jopt.training._guard import SKIPPED, SKIPPED_IN_A_ROW, DivergedError, Guard
 from jopt.training._plan import Plan
 from jopt.training._rates import LearningRates
@@ -78,7 +78,9 @@ class Loop:
         config = self._config
         first = step = int(state.step)
         cursor = int(state.cursor)
-        self._log.write({"event": "start", "step": step, "tokens": self._tokens(step)})
+        self._log.write(
+            {"event": "start", "step": step, "tokens": self._plan.items(step)}
+        )
         while step < config.train.steps:
             if _due(step, config.eval.every_steps) and step > first:
                 self._evaluate(step, state)
@@ -115,7 +117,7 @@ class Loop:
             {
                 "event": "rollback",
                 "step": back,
-                "tokens": self._tokens(back),
+                "tokens": self._plan.items(back),
                 "from_step": here,
                 "cursor": cursor,
             }
@@ -134,11 +136,11 @@ class Loop:
     def _hand_over(self, step: int, metrics: dict[str, jax.Array]) -> None:
         if not self._clock.started:
             jax.block_until_ready(metrics)
-            startup = time.time() - self._process_start
+            startup = time.monotonic() - self._process_start
             self._console.say(f"first step after {startup:.1f} s")
             self._clock.start()
         else:
-            self._clock.add(self._tokens(1))
+            self._clock.add(self._plan.items(1))
         self._flush()
         self._pending = (step, metrics)
 
@@ -158,7 +160,7 @@ class Loop:
         self._log.write(
             {
                 "step": step,
-                "tokens": self._tokens(step),
+                "tokens": self._plan.items(step),
                 **metrics,
                 # The schedule counts the updates that were made.
                 **self._rates.at(max(step - 1 - int(metrics.get(SKIPPED, 0)), 0)),
@@ -171,7 +173,7 @@ class Loop:
                 f"the training loss is {loss} at step {step}; the last good state is "
                 f"step {self._checkpoints.latest()} in {self._folder.checkpoints}"
             )
-        remaining = self._tokens(self._config.train.steps - step) / max(rate, 1.0)
+        remaining = self._plan.items(self._config.train.steps - step) / max(rate, 1.0)
         if step % (10 * every) == 0 or step == self._config.train.steps:
             self._folder.set_status("running", step=step)
             self._console.progress(step, loss, rate, remaining)
@@ -187,21 +189,15 @@ class Loop:
     def _evaluate(self, step: int, state: TrainState) -> None:
         self._flush()
         with self._clock.pause():
-            result = evaluate(
-                self._plan.sums,
-                state,
-                self._source.evaluation(whole=False),
-                self._plan.put,
-            )
+            batches = self._source.evaluation(whole=False)
+            added = totals(self._plan.sums, state, batches, self._plan.put)
+        task = self._plan.task
+        result = task.results(added)
         self._watchdog.beat()
-        self._log.write({"step": step, "tokens": self._tokens(step), **result})
+        self._log.write({"step": step, "tokens": self._plan.items(step), **result})
         self._console.say(
-            f"step {step}: validation {result['eval/bits_per_byte']:.4f} bits/byte "
-            f"on {result['eval/tokens']:,.0f} bytes"
+            f"step {step}: {task.describe(result)} on {task.amount(result)}"
         )
-
-    def _tokens(self, steps: int) -> int:
-        return steps * self._config.train.batch_size * self._config.data.seq_len
 
 
 def _due(step: int, every: int) -> bool:

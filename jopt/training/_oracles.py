@@ -17,6 +17,7 @@ from jopt.errors import ConfigError
 from jopt.objectives import Aux
 
 PyTree = Any
+COUNTS = ("tokens", "examples")  # metrics that add up over microbatches
 
 
 class Gradients(NamedTuple):
@@ -72,7 +73,8 @@ def value_and_grad(
             microbatches and -1 for the rest. With K = 1 the batch is halved. It costs
             no second backward pass.
 
-    Metrics are averaged like the value, except `tokens`, which is summed. Taps come
+    Metrics are averaged like the value, except the counts `tokens` and `examples`,
+    which are summed. Taps come
     stacked over microbatches when K > 1.
 
     Fails: `ConfigError` for an odd K > 1 with `half_difference`, or a batch that K does
@@ -141,7 +143,7 @@ def _accumulate(objective, params, model_state, batch, key, count, half_differen
         return jax.tree.map(lambda g, p: g.astype(p.dtype), tree, params)
 
     metrics = {
-        name: (per_K.sum(0) if name == "tokens" else jnp.tensordot(weights_K, per_K, 1))
+        name: per_K.sum(0) if name in COUNTS else jnp.tensordot(weights_K, per_K, 1)
         for name, per_K in metrics_K.items()
     }
     aux = Aux(metrics, model_state, taps_K)

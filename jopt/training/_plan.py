@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jopt import models, objectives
+from jopt import models
 from jopt.optimizers import Optimizer, build
 from jopt.parallel import batch_sharding, make_mesh, put_batch
 from jopt.training._config import validate
@@ -20,6 +20,7 @@ from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype
 from jopt.training._state import TrainState, state_factory, state_shardings
 from jopt.training._step import make_step
+from jopt.training._tasks import TASKS, Task
 
 PyTree = Any
 
@@ -47,6 +48,7 @@ class Plan:
 
     Attributes:
         config: resolved.
+        task: what the objective means.
         mesh: the devices.
         model: pure functions and matrix views.
         oracle: from objective to gradients.
@@ -55,6 +57,7 @@ class Plan:
     """
 
     config: ConfigDict
+    task: Task
     mesh: Mesh
     model: models.Model
     oracle: Oracle
@@ -67,7 +70,9 @@ class Plan:
         return jax.jit(self._make_state(), out_shardings=shardings)()
 
     def _make_state(self) -> Callable[[], TrainState]:
-        return _make_state(self.config, self.model, self.optimizer, self.oracle)
+        return _make_state(
+            self.config, self.task, self.model, self.optimizer, self.oracle
+        )
 
     @functools.cached_property
     def step(self) -> Callable[..., Any]:
@@ -83,7 +88,12 @@ class Plan:
     @functools.cached_property
     def sums(self) -> Callable[..., Any]:
         """The jitted evaluation sums of one batch."""
-        return jax.jit(objectives.language_model_sums(self.model))
+        return jax.jit(self.task.sums(self.model))
+
+    def items(self, steps: int) -> int:
+        """Tokens, or examples of a classifier, in so many steps."""
+        per_row = self.task.items_per_row(self.config)
+        return steps * self.config.train.batch_size * per_row
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """A host's rows as global arrays."""
@@ -96,16 +106,18 @@ def make_plan(config: ConfigDict) -> Plan:
     Fails: `ConfigError` for a model, a rule or a mesh that cannot be.
     """
     mesh = make_mesh(**config.mesh)
+    task = TASKS[config.objective.name]
     model = models.build(config.model)
-    params, _ = jax.eval_shape(model.init, jax.random.key(0), _example_batch(config))
+    batch = task.example_batch(config)
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
     optimizer = build(config, params, matrix_specs=model.matrix_specs)
     oracle = value_and_grad(
-        objectives.language_model(model),
+        task.objective(model),
         accumulation=config.train.accumulation,
         half_difference=config.oracle.half_difference
         or "half_difference" in optimizer.needs,
     )
-    shapes = jax.eval_shape(_make_state(config, model, optimizer, oracle))
+    shapes = jax.eval_shape(_make_state(config, task, model, optimizer, oracle))
     shardings = state_shardings(shapes, mesh)
     shapes = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(
@@ -114,22 +126,15 @@ def make_plan(config: ConfigDict) -> Plan:
         shapes,
         shardings,
     )
-    return Plan(config, mesh, model, oracle, optimizer, shapes)
+    return Plan(config, task, mesh, model, oracle, optimizer, shapes)
 
 
 def _make_state(
-    config: ConfigDict, model: models.Model, optimizer: Optimizer, oracle: Oracle
+    config: ConfigDict,
+    task: Task,
+    model: models.Model,
+    optimizer: Optimizer,
+    oracle: Oracle,
 ) -> Callable[[], TrainState]:
-    return state_factory(
-        model.init, optimizer.tx.init, oracle.init, _example_batch(config), config.seed
-    )
-
-
-def _example_batch(config: ConfigDict) -> dict[str, np.ndarray]:
-    shape = (1, config.data.seq_len)
-    return {
-        "inputs": np.zeros(shape, np.int32),
-        "targets": np.zeros(shape, np.int32),
-        "mask": np.ones(shape, np.float32),
-        "domain": np.zeros(shape[:1], np.int32),
-    }
+    batch = task.example_batch(config)
+    return state_factory(model.init, optimizer.tx.init, oracle.init, batch, config.seed)

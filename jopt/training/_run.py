@@ -15,7 +15,7 @@ from jopt import models
 from jopt.errors import CheckpointError, ReportError
 from jopt.reporting import Console, MetricsLog, open_mirrors, write_report
 from jopt.training._checkpoints import Checkpoints, Restored
-from jopt.training._evaluation import evaluate
+from jopt.training._evaluation import totals
 from jopt.training._guard import DivergedError, Guard
 from jopt.training._loop import Loop
 from jopt.training._memory import peak_memory
@@ -28,7 +28,7 @@ from jopt.training._signals import (
     EXIT_STALLED,
     StopSignals,
 )
-from jopt.training._source import Source, load_source
+from jopt.training._source import Source
 from jopt.training._state import TrainState
 from jopt.training._watchdog import Watchdog
 from jopt.tree import digest
@@ -44,7 +44,7 @@ def run(
 ) -> int:
     """Starts or resumes the run in `folder` and returns the process's exit code."""
     config = plan.config
-    source = load_source(config)
+    source = plan.task.load(config)
     checkpoints = Checkpoints(
         folder.checkpoints,
         keep=config.checkpoint.keep,
@@ -95,8 +95,8 @@ def run(
             return EXIT_PREEMPTED
         result = _evaluate(plan, source, state, log)
         sample = _sample(plan, state)
-        seconds = time.time() - process_start
-        headline = f"{result['eval/bits_per_byte']:.4f} validation bits/byte"
+        seconds = time.monotonic() - process_start
+        headline = plan.task.describe(result)
         folder.set_status(
             "done",
             step=int(state.step),
@@ -114,7 +114,7 @@ def run(
         if sample:
             console.say(f"\na sampled passage:\n{sample}\n")
         console.say(
-            f"done: {headline} on {result['eval/tokens']:,.0f} bytes, "
+            f"done: {headline} on {plan.task.amount(result)}, "
             f"{loop.tokens_per_sec:,.0f} tokens/s, {seconds:.0f} s from process start"
         )
         if config.report.html:
@@ -125,10 +125,16 @@ def run(
         print(f"DivergedError: {error}", file=sys.stderr)
         return EXIT_FAILURE
     except (CheckpointError, OSError) as error:
+        saved = checkpoints.latest()
         # On a full disk even this may fail; the error itself still reaches the user.
         with contextlib.suppress(OSError):
-            folder.set_status("failed", step=checkpoints.latest(), reason=str(error))
-        raise
+            folder.set_status("failed", step=saved, reason=str(error))
+        if isinstance(error, CheckpointError):
+            raise
+        raise OSError(
+            f"{error} (run folder {folder.path})\nthe newest good step is {saved}; "
+            "make room or mend what is said above, and run the same command again"
+        ) from error
     finally:
         console.close()
         log.close()
@@ -178,11 +184,10 @@ def _report(folder: RunFolder, console: Console) -> None:
 
 def _damaged_event(restored: Restored, plan: Plan) -> dict[str, Any]:
     """The record of it, from which reports are made."""
-    config = plan.config
     return {
         "event": "damaged",
         "step": restored.step,
-        "tokens": restored.step * config.train.batch_size * config.data.seq_len,
+        "tokens": plan.items(restored.step),
         "damaged_steps": sorted(restored.damaged),
     }
 
@@ -201,17 +206,18 @@ def _opening(plan: Plan, folder: RunFolder, first: int) -> str:
 def _evaluate(
     plan: Plan, source: Source, state: TrainState, log: MetricsLog
 ) -> dict[str, Any]:
-    """The final evaluation: every byte of the validation split once."""
-    result = evaluate(plan.sums, state, source.evaluation(whole=True), plan.put)
-    tokens = int(state.step) * plan.config.train.batch_size * plan.config.data.seq_len
-    log.write({"step": int(state.step), "tokens": tokens, "final": True, **result})
+    """The final evaluation: all of the validation split once."""
+    added = totals(plan.sums, state, source.evaluation(whole=True), plan.put)
+    result = plan.task.results(added)
+    step = int(state.step)
+    log.write({"step": step, "tokens": plan.items(step), "final": True, **result})
     return result
 
 
 def _sample(plan: Plan, state: TrainState) -> str:
     """Text that the model writes, the same for the same parameters and seed."""
     config = plan.config.eval
-    if not config.sample_tokens:
+    if not (plan.task.writes_text and config.sample_tokens):
         return ""
     tokens = models.generate(
         plan.model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -12,10 +13,26 @@ from ml_collections import ConfigDict
 
 from jopt import data
 
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """What the loop asks of data."""
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """Names of the numbers in a batch's `domain`."""
+
+    def batch(self, cursor: int) -> Batch:
+        """This process's rows of the training batch at the cursor."""
+
+    def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
+        """Batches of `validation` or `test`: everything once, or a fixed subset."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """The data of a run."""
+class TextSource:
+    """Windows of text."""
 
     config: ConfigDict
     splits: data.Splits
@@ -26,39 +43,54 @@ class Source:
             self.splits.train, self.config.data.seq_len, self.config.seed
         )
 
-    def batch(self, cursor: int) -> dict[str, np.ndarray]:
-        """This process's rows of the training batch at the cursor."""
-        return self.windows.batch(
-            cursor,
-            self.config.train.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-
     @property
     def domain_names(self) -> tuple[str, ...]:
         return self.splits.train.domain_names
 
-    def evaluation(
-        self, split: str = "validation", *, whole: bool
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of `validation` or `test`: every byte once, or a fixed subset."""
+    def batch(self, cursor: int) -> Batch:
+        return self.windows.batch(cursor, self.config.train.batch_size, **_process())
+
+    def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
         return data.evaluation_batches(
             getattr(self.splits, split),
             self.config.data.seq_len,
             self.config.eval.batch_size,
             stride=self.config.eval.stride,
             max_batches=None if whole else self.config.eval.batches,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            **_process(),
         )
 
 
-def load_source(config: ConfigDict) -> Source:
-    """Reads the corpus. Fails: `DataError` with what is missing and what to do."""
-    return Source(
-        config,
-        data.load(
-            config.data.name, path=config.data.path, cache_dir=config.data.cache_dir
-        ),
-    )
+@dataclasses.dataclass(frozen=True)
+class ExampleSource:
+    """Labelled examples."""
+
+    config: ConfigDict
+    splits: data.ExampleSplits
+
+    @functools.cached_property
+    def examples(self) -> data.TrainExamples:
+        return data.TrainExamples(self.splits.train, self.config.seed)
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        return self.splits.train.domain_names
+
+    def batch(self, cursor: int) -> Batch:
+        return self.examples.batch(cursor, self.config.train.batch_size, **_process())
+
+    def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
+        return data.example_batches(
+            getattr(self.splits, split),
+            self.config.eval.batch_size,
+            max_batches=None if whole else self.config.eval.batches,
+            **_process(),
+        )
+
+
+def _process() -> dict[str, Any]:
+    """Which rows of a global batch are this process's."""
+    return {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }

@@ -6,10 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jopt.errors import CheckpointError, ConfigError, DataError
 from jopt.training._platform import set_compilation_cache, set_xla_flags
 from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
+
+if TYPE_CHECKING:
+    from jopt.training._evaluation import Totals
+    from jopt.training._tasks import Task
 
 SPLITS = ("validation", "test")
 
@@ -45,17 +50,15 @@ def _evaluate(run: Path, split: str, step: int | None) -> str:
     # Imports of a second or more come after the flags, and not for --help.
     import jax
 
-    from jopt.objectives import language_model_sums
     from jopt.training._checkpoints import Checkpoints
-    from jopt.training._evaluation import domain_means, means, totals
+    from jopt.training._evaluation import by_domain, totals
     from jopt.training._plan import make_plan, resolve
     from jopt.training._run_folder import read_config
-    from jopt.training._source import load_source
 
     config = resolve(read_config(run))
     set_compilation_cache()
     plan = make_plan(config)
-    source = load_source(config)
+    source = plan.task.load(config)
     checkpoints = Checkpoints(run / "checkpoints", read_only=True)
     try:
         step = checkpoints.latest() if step is None else step
@@ -66,24 +69,24 @@ def _evaluate(run: Path, split: str, step: int | None) -> str:
     finally:
         checkpoints.close()
     domains = source.domain_names
-    sums = jax.jit(language_model_sums(plan.model, num_domains=len(domains)))
+    sums = jax.jit(plan.task.sums(plan.model, num_domains=len(domains)))
     found = totals(sums, state, source.evaluation(split, whole=True), plan.put)
-    return _table(split, step, means(found), domain_means(found, domains))
+    return _table(plan.task, split, step, found, by_domain(found, domains))
 
 
 def _table(
-    split: str,
-    step: int,
-    result: dict[str, float],
-    domains: dict[str, tuple[float, float]],
+    task: Task, split: str, step: int, whole: Totals, domains: dict[str, Totals]
 ) -> str:
+    result = task.results(whole)
     lines = [
-        f"{split} split at step {step}: {result['eval/bits_per_byte']:.4f} bits/byte, "
-        f"accuracy {result['eval/accuracy']:.4f}, {result['eval/tokens']:,.0f} bytes"
+        f"step {step}: {task.describe(result, split)} on {task.amount(result)}, "
+        f"loss {result['eval/loss']:.4f} nats"
     ]
-    if len(domains) > 1:
+    found = {name: task.results(part) for name, part in domains.items()}
+    shown = {name: r for name, r in found.items() if r[f"eval/{task.count}"]}
+    if len(shown) > 1:
         lines += [
-            f"  {name:12} {bits:.4f} bits/byte  {tokens:9,.0f} bytes"
-            for name, (bits, tokens) in domains.items()
+            f"  {name:12} {task.describe(result, split)} on {task.amount(result)}"
+            for name, result in shown.items()
         ]
     return "\n".join(lines)

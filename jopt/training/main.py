@@ -46,7 +46,7 @@ def main(
 
     Args:
         argv: the command line without the program's name; `sys.argv[1:]` by default.
-        process_start: `time.time()` when the process began, for the figures printed.
+        process_start: `time.monotonic()` when the process began.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"--help", "-h"} & set(argv):
@@ -54,7 +54,7 @@ def main(
         return EXIT_DONE
     with StopSignals() as signals:
         try:
-            return _train(argv, signals, process_start or time.time())
+            return _train(argv, signals, process_start or time.monotonic())
         except ConfigError as error:
             return _fail(error, EXIT_USAGE)
         except (DataError, CheckpointError, WorkdirInUseError, OSError) as error:

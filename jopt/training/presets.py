@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -36,6 +37,25 @@ def language_model(size: str = "") -> ConfigDict:
     config.model = ConfigDict({**models.default_config(), **models.SIZES[size]})
     for key, value in _RUNS[size].items():
         config.update_from_flattened_dict({key: value})
+    return config
+
+
+def digits(size: str = "") -> ConfigDict:
+    """A perceptron on 8 x 8 digits, without optimizer rules.
+
+    Args:
+        size: `micro`, the only one: seconds on one CPU core.
+    """
+    from jopt import models
+
+    check_choice("size", size or "micro", ("micro",))
+    config = default_config()
+    config.data.name = "digits"
+    config.objective.name = "classification"
+    config.model = ConfigDict(dataclasses.asdict(models.MlpConfig()))
+    config.train.update(steps=300, batch_size=64)
+    config.checkpoint.every_steps = 100
+    config.eval.batch_size = 180
     return config
 
 

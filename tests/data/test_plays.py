@@ -16,7 +16,7 @@ import pytest
 
 from jopt.data import load
 from jopt.data._cache import cache_folder
-from jopt.data._plays import _publish
+from jopt.data._prepared import publish
 from jopt.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -147,8 +147,8 @@ def test_the_second_of_two_processes_takes_the_folder_of_the_first(tmp_path):
     for beside in (first, second):
         beside.mkdir()
         (beside / "data").write_text(beside.name)
-    _publish(first, folder)
-    _publish(second, folder)
+    publish(first, folder)
+    publish(second, folder)
     assert (folder / "data").read_text() == "first"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 
 import pytest
 
@@ -102,41 +101,3 @@ def test_damaged_checkpoint_is_set_aside_and_the_run_still_exact(training, unbro
     assert (folder / "set_aside" / str(newest)).is_dir()
     page = (training.folder / "run/report.html").read_text()
     assert f"damaged checkpoint {newest} set aside; restored step {newest - 10}" in page
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1.6 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1600k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small tmpfs is not allowed here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def test_a_full_disk_costs_nothing_that_was_saved(training, unbroken, small_disk):
-    keep = "--config.checkpoint.keep=100"
-    expected = unbroken(keep)
-    training.folder = small_disk
-    filler = small_disk / "filler"
-    filler.write_bytes(bytes(900_000))
-    full = training.run(*STEPS, *SAVES, keep)
-    assert full.returncode == 1
-    assert "CheckpointError: step " in full.stderr
-    assert "No space left on device" in full.stderr
-    # Threads of TensorStore may print a traceback of their own besides, when their
-    # event loop is closed under them.
-    folder = small_disk / "run/checkpoints"
-    committed = [p for p in folder.iterdir() if p.name.isdecimal()]
-    assert committed
-
-    filler.unlink()
-    again = training.run(*STEPS, *SAVES, keep)
-    assert again.returncode == 0, again.stderr
-    assert "resuming at step" in again.stdout
-    # The page does not fit; the run is done all the same.
-    assert "the report was not written" in again.stderr
-    assert training.digest() == expected
-    assert not list(folder.glob("*tmp*"))

@@ -12,7 +12,7 @@ import pytest
 from flax import linen, nnx
 
 from jopt.matrix import MatrixSpec
-from jopt.models import Model, linen_model, nnx_model, transformer_lm
+from jopt.models import Model, linen_model, mlp, nnx_model, transformer_lm
 
 DENSE = MatrixSpec((0,), (1,))
 
@@ -101,7 +101,14 @@ def linen_sample() -> Sample:
     return Sample(model, batch, has_state=True, has_dropout=True)
 
 
+def mlp_sample() -> Sample:
+    inputs = jax.random.normal(jax.random.key(7), (2, 6))
+    model = mlp({"input_dim": 6, "hidden_dim": 8, "num_classes": 3})
+    return Sample(model, {"inputs": inputs})
+
+
 SAMPLES = {
+    "mlp": mlp_sample,
     "transformer": lambda: lm_sample(dropout=0.5),
     "transformer_swiglu_tied": lambda: lm_sample(mlp="swiglu", tied_head=True),
     "transformer_bfloat16": lambda: lm_sample(compute_dtype="bfloat16", mlp="gelu"),

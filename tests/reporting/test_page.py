@@ -75,6 +75,19 @@ def test_page_of_a_run(plain):
     assert shown["curves"]["eval/loss"]["step"] == [30, 60]
 
 
+def test_a_classifier_is_counted_in_examples(folder):
+    run = folder(**{"objective.name": "classification"})
+    run.start(0)
+    run.train(1, 60)
+    run.record(60, eval__loss=0.2, eval__accuracy=0.9444, final=True)
+    run.done()
+    page = Page(write_report(run.path))
+    for text in ("accuracy", "0.9444", "validation, whole split", "examples/s"):
+        assert text in page.text
+    assert page.data["item"] == "example"
+    assert not any("token" in text or "bits" in text for text in page.text[:30])
+
+
 def test_a_rule_that_has_no_default_is_shown_as_such(plain):
     run = plain(**{"optim.rules.rest.name": "adamw"})
     page = Page(write_report(run.path))

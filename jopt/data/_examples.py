@@ -1,0 +1,166 @@
+"""Labelled examples as arrays, and batches of them by cursor."""
+
+# B rows of a batch; N examples of a split; F features.
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from jopt.data._order import Order
+from jopt.data._stream import check_positive, process_rows
+from jopt.errors import DataError, ShapeError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """One split: N inputs and their classes.
+
+    Attributes:
+        inputs: float32 (N, F).
+        targets: int32 (N,), index into `class_names`.
+        domains: int32 (N,), index into `domain_names`.
+        class_names, domain_names: the same in all splits.
+
+    Fails: `ShapeError` if the arrays do not fit together.
+
+    >>> Examples(np.ones((2, 3), np.float32), np.zeros(2, np.int32),
+    ...          np.zeros(2, np.int32), ("a", "b"), ("all",)).size
+    2
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    domains: np.ndarray
+    class_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.inputs)
+        if self.targets.shape != (count,) or self.domains.shape != (count,):
+            raise ShapeError(
+                f"{count} inputs need targets and domains ({count},), got "
+                f"{self.targets.shape} and {self.domains.shape}"
+            )
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.inputs)
+
+    def rows(self, index_B: np.ndarray) -> dict[str, np.ndarray]:
+        """The batch of these examples: inputs, targets, mask, domain."""
+        return {
+            "inputs": self.inputs[index_B],
+            "targets": self.targets[index_B],
+            "mask": np.ones(len(index_B), np.float32),
+            "domain": self.domains[index_B],
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExampleSplits:
+    """Three parts of the same set, without a common example."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+class TrainExamples:
+    """An endless row of training examples, of which any can be asked for.
+
+    Example i is number `i % N` of epoch `i // N`, in an order drawn from (seed, epoch):
+    each example once an epoch. As with `TrainWindows`, to resume, to skip and to
+    change the batch size all mean to go on from a cursor.
+
+    Args:
+        examples: the train split.
+        seed: of the order; not negative.
+
+    Fails: `DataError` for a split without examples, `ConfigError` for a bad seed.
+
+    >>> split = Examples(np.ones((3, 2), np.float32), np.arange(3, dtype=np.int32),
+    ...                  np.zeros(3, np.int32), ("a", "b", "c"), ("all",))
+    >>> batch = TrainExamples(split, seed=0).batch(cursor=3, batch_size=3)
+    >>> sorted(batch["targets"].tolist())
+    [0, 1, 2]
+    """
+
+    def __init__(self, examples: Examples, seed: int) -> None:
+        if not examples.size:
+            raise DataError("there is no example to train on")
+        self._examples = examples
+        self._order = Order(seed, examples.size, self._draw)
+
+    def batch(
+        self,
+        cursor: int,
+        batch_size: int,
+        *,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> dict[str, np.ndarray]:
+        """Examples cursor to cursor + batch_size - 1, or this process's share of them.
+
+        Args and failures as in `TrainWindows.batch`.
+
+        Returns:
+            `inputs` float32 (B / process_count, F), `targets` and `domain` int32 and
+            `mask` float32 (B / process_count,).
+        """
+        rows = process_rows(batch_size, process_index, process_count)
+        (index_B,) = self._order.take(cursor + rows.start, rows.stop - rows.start)
+        return self._examples.rows(index_B)
+
+    def _draw(self, random: np.random.Generator) -> tuple[np.ndarray]:
+        return (random.permutation(self._examples.size),)
+
+
+def example_batches(
+    examples: Examples,
+    batch_size: int,
+    *,
+    max_batches: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every example of a split once, in order; the last batch is filled up with mask 0.
+
+    Args:
+        examples: any split.
+        batch_size: B; every batch has this many rows.
+        max_batches: at most so many batches, of examples spread evenly over the split.
+        process_index, process_count: give only the rows of this process.
+
+    Fails: at the call, `ConfigError` for an argument out of range and `DataError` for a
+    split without examples.
+    """
+    batch_size = check_positive("batch_size", batch_size)
+    mine = process_rows(batch_size, process_index, process_count)
+    if not examples.size:
+        raise DataError("there is no example to evaluate on")
+    index_N = np.arange(examples.size)
+    if max_batches is not None:
+        wanted = check_positive("max_batches", max_batches) * batch_size
+        if wanted < examples.size:
+            # The middle of each of `wanted` equal parts.
+            index_N = (2 * np.arange(wanted) + 1) * examples.size // (2 * wanted)
+    fill = functools.partial(_filled, examples, batch_size)
+    return (
+        {name: rows[mine] for name, rows in fill(index_N[begin:][:batch_size]).items()}
+        for begin in range(0, index_N.size, batch_size)
+    )
+
+
+def _filled(
+    examples: Examples, batch_size: int, index_B: np.ndarray
+) -> dict[str, np.ndarray]:
+    missing = batch_size - index_B.size
+    return {
+        name: np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))
+        for name, rows in examples.rows(index_B).items()
+    }
