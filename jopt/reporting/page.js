@@ -287,10 +287,25 @@ function discardedTraces(colours) {
     .filter((part) => part.loss && runs[i].curves.tokens)
     .map(({ loss }) => ({
       x: loss.step.map((s) => AXES[axis].of(runs[i], s)), y: loss.mean, mode: "lines+markers",
-      line: { color: colours.event, width: 1.5, dash: "dot" }, marker: { size: 4 },
+      line: { color: colours.quiet, width: 1.5, dash: "dot" },
+      marker: { color: colours.quiet, size: 6, symbol: "x-thin-open" },
       name: "taken back", hovertemplate: "%{y:.4g}",
     })));
 }
+
+/** Ticks of a logarithmic axis: powers of ten, with 2 and 5 between them where it is short. */
+function logTicks({ low, high }) {
+  const tickvals = [];
+  for (let power = Math.floor(low); power <= high; power++) {
+    for (const part of high - low > 1.5 ? [1] : [1, 2, 5]) {
+      const value = Number(`${part}e${power}`);
+      if (Math.log10(value) >= low && Math.log10(value) <= high) tickvals.push(value);
+    }
+  }
+  return tickvals.length < 2 ? {} : { tickmode: "array", tickvals, ticktext: tickvals.map(brief) };
+}
+
+const brief = (value) => (value >= 1e-3 ? String(value) : value.toExponential());
 
 /** Fills a figure with lines; says in words what it shows. */
 function drawLines(slot, lines, { unit, log, events, note }) {
@@ -304,18 +319,18 @@ function drawLines(slot, lines, { unit, log, events, note }) {
   const room = Math.min(widest + 6, width * 0.28);
   const named = lines.length > 1 || groups.length > 1;
   const layout = layoutOf(colours, width, height, named ? room + 8 : 14);
-  const xs = lines.flatMap((line) => line.x);
+  const before = events ? discardedTraces(colours) : [];
+  const xs = [...before, ...lines].flatMap((line) => line.x);
   const [left, right] = [Math.min(0, ...xs), Math.max(...xs) || 1];
   Object.assign(layout.xaxis, { title: { text: AXES[axis].title, standoff: 6 }, range: [left, right],
     nticks: width < NARROW ? 5 : 9 });
   Object.assign(layout.yaxis, { range: [range.low, range.high], type: log ? "log" : "linear",
-    nticks: 7, exponentformat: log ? "e" : "SI", ...(log && range.high - range.low > 1.5 ? { dtick: 1 } : {}) });
+    nticks: 7, ...(log ? logTicks(range) : {}) });
   layout.inner = width - layout.margin.l - layout.margin.r;
   layout.px = (x) => ((x - left) / (right - left)) * layout.inner;
   if (named) layout.annotations = endLabels(lines, range, height, colours, room, log);
   if (events) markEvents(layout, colours);
-  const data = [...(events ? discardedTraces(colours) : []),
-    ...lines.flatMap((line) => traces(line, colours, unit))];
+  const data = [...before, ...lines.flatMap((line) => traces(line, colours, unit))];
   const outside = range.outside ? ` ${range.outside} points lie above the frame.` : "";
   slot.caption.textContent = slot.unit + meaning(lines) + (note ?? "") + outside;
   plot.setAttribute("aria-label", describe(slot.title, lines, unit));
@@ -414,7 +429,7 @@ function barTicks([low, high], log, width) {
   const part = (i) => 0.001 + (0.998 * i) / (count - 1);
   const tickvals = Array.from({ length: count }, (_, i) => low + (high - low) * part(i));
   const value = (v) => Number((log ? 10 ** v : v).toPrecision(2));
-  return { tickvals, ticktext: tickvals.map((v) => (value(v) >= 1e-3 ? String(value(v)) : value(v).toExponential())) };
+  return { tickvals, ticktext: tickvals.map((v) => brief(value(v))) };
 }
 
 function layersOf(run, statistic) {
@@ -470,8 +485,11 @@ function lossPlots() {
   }
 }
 
-const marksNote = () =>
-  runs.some((run) => run.events.length) ? " Numbered marks: see “What happened”." : "";
+function marksNote() {
+  if (!runs.some((run) => run.events.length)) return "";
+  const back = runs.some((run) => run.discarded.length) ? "; grey crosses: taken back by a rollback" : "";
+  return ` Numbered marks: see “What happened”${back}.`;
+}
 
 function axisChoice(parent) {
   const set = element("fieldset", parent);

@@ -139,6 +139,8 @@ def test_report_of_a_run_with_trouble(tab, troubled, views):
     (back,) = [s for s in shapes if s["type"] == "rect"]
     assert (back["x0"], back["x1"]) == (20, 28)
 
+    ticks = seen.plot("rates", "layout.yaxis.ticktext")
+    assert ticks == ["1e-4", "0.001", "0.01"]
     rates = seen.plot("rates", "data.map((trace) => trace.name)")
     assert rates == ["matrix", "rest"]
     for statistic in ("grad_norm", "update_to_weight", "stable_rank"):
