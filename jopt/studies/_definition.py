@@ -152,16 +152,7 @@ def tuning_jobs(config: ConfigDict) -> list[Job]:
 
     Fails: `ConfigError` where a job's command line would, with the job.
     """
-    points = {
-        name: sample(
-            dict(flatten(value.space)),
-            config.sampler,
-            config.trials,
-            seed=config.sampler_seed,
-            digits=config.significant_digits,
-        )
-        for name, value in config.arms.items()
-    }
+    points = {name: _points(config, name) for name in config.arms}
     return _jobs(
         config,
         TUNE,
@@ -172,6 +163,19 @@ def tuning_jobs(config: ConfigDict) -> list[Job]:
             for seed in config.seeds
         ],
     )
+
+
+def _points(config: ConfigDict, name: str) -> list[dict[str, Any]]:
+    try:
+        return sample(
+            dict(flatten(config.arms[name].space)),
+            config.sampler,
+            config.trials,
+            seed=config.sampler_seed,
+            digits=config.significant_digits,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"arms.{name}.space: {error}") from None
 
 
 def final_jobs(config: ConfigDict, best: Mapping[str, Job]) -> list[Job]:

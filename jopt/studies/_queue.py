@@ -90,7 +90,7 @@ class Queue:
             if path.exists():
                 if not self._is_stale(job):
                     return None
-                path.unlink()
+                path.unlink(missing_ok=True)
             lock = Lock.create(path)
             # It may have ended, or failed, since it was looked at.
             if lock is not None and (

@@ -28,6 +28,11 @@ POLL_SECS = 0.1
 STALLED_ATTEMPTS = 3
 
 
+def available_cores() -> list[int]:
+    """The cores that this process may use; empty where a job cannot be given one."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 @dataclasses.dataclass
 class _Running:
     job: Job
@@ -72,7 +77,7 @@ class Workers:
         self._say = say
         self._left = limit
         self._free = list(range(workers))
-        cores = sorted(os.sched_getaffinity(0)) if _CAN_PIN else []
+        cores = available_cores()
         self._cores = cores if workers == len(cores) else []
         self._running: list[_Running] = []
         self._set_aside: set[str] = set()
@@ -124,21 +129,18 @@ class Workers:
                 self._left -= 1
         return started
 
-    def _launch(self, job: Job, lock: Lock) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "jopt",
-            "train",
-            *job.flags,
-            *self._extra,
+    def _command(self, job: Job) -> list[str]:
+        return [
+            *(sys.executable, "-m", "jopt", "train", *job.flags, *self._extra),
             f"--workdir={self._queue.run_folder(job.id)}",
             f"--sweep={self._queue.path(job.id, 'json')}",
         ]
+
+    def _launch(self, job: Job, lock: Lock) -> None:
         with self._queue.path(job.id, "log").open("ab") as log:
             # A session of its own: Ctrl-C reaches the sweep, which asks each job once.
             process = subprocess.Popen(
-                command,
+                self._command(job),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -204,6 +206,3 @@ class Workers:
         text = self._queue.path(job.id, "log").read_text("utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[-1] if lines else "nothing was printed"
-
-
-_CAN_PIN = hasattr(os, "sched_setaffinity")

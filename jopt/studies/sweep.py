@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from jopt.studies._index import (
     write_text,
 )
 from jopt.studies._queue import ENDED, FAILED, STATES, Queue
-from jopt.studies._workers import Workers
+from jopt.studies._workers import Workers, available_cores
 from jopt.training._flags import CommandLine, parse
 from jopt.training._signals import (
     EXIT_DONE,
@@ -81,11 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     parser.add_argument(
         "--workers",
         type=_positive,
-        default=1 if has_accelerator() else cores,
+        default=1 if has_accelerator() else len(available_cores()) or 1,
         help="jobs at a time; one per core by default, 1 with an accelerator",
     )
     parser.add_argument("--limit", type=_positive, help="start so many jobs at most")
@@ -97,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--stale_secs",
-        type=float,
-        default=300.0,
+        type=_positive,
+        default=300,
         help="a job without a heartbeat for so long is taken over (300)",
     )
     parser.add_argument("--status", action="store_true", help="count jobs, run none")
@@ -123,6 +121,8 @@ def _shard(text: str) -> tuple[int, int]:
 def _main(options: argparse.Namespace, line: CommandLine, signals: StopSignals) -> int:
     if line.rest:
         raise ConfigError(f"unexpected argument {line.rest[0]!r}; see --help")
+    if line.sweep is not None:
+        raise ConfigError("--sweep is for a run; the sweep itself passes it on")
     validate_sweep(line.config)
     folder = default_folder(line)
     queue = Queue(folder, stale_secs=options.stale_secs)
