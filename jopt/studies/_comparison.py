@@ -77,11 +77,7 @@ def compare(
     The default target is the worst result of all, which every run that did not diverge
     reaches at its end.
     """
-    seeds = tuple(
-        sorted(set.intersection(*(set(_finished(side)) for side in sides)))
-        if sides
-        else ()
-    )
+    seeds = tuple(sorted(set.intersection(*(set(_finished(s)) for s in sides))))
     values = np.array(
         [[side.results[seed].value for seed in seeds] for side in sides]
     ).reshape(len(sides), len(seeds))
@@ -122,7 +118,7 @@ def _obstacles(sides: Sequence[Side], seeds: Sequence[int]) -> Iterator[str]:
     ]
     if missing:
         yield f"runs without a result: {', '.join(missing)}"
-    tokens = {run.tokens for side in sides for run in side.results.values()}
+    tokens = {side.results[seed].tokens for side in sides for seed in _finished(side)}
     if len(tokens) > 1:
         shown = ", ".join(f"{count:,}" for count in sorted(tokens))
         yield f"the runs train on different numbers of tokens ({shown})"
@@ -140,15 +136,15 @@ def _row(side: Side, values: np.ndarray, seeds: Sequence[int], target: float) ->
     runs = [side.results[seed] for seed in seeds]
     mean, error = statistics.mean_and_error(values) if len(seeds) else (np.nan, np.nan)
     return Row(
-        side.name,
-        _budget(side),
-        len(seeds),
-        int(np.isinf(values).sum()),
-        float(mean),
-        float(error),
-        _median(_reached(run, 0, target) for run in runs),
-        _median(_reached(run, 1, target) for run in runs),
-        _median(run.step_secs for run in runs),
+        name=side.name,
+        tuning=_budget(side),
+        seeds=len(seeds),
+        diverged=int(np.isinf(values).sum()),
+        mean=float(mean),
+        error=float(error),
+        steps_to_target=_median(_reached(run, 0, target) for run in runs),
+        secs_to_target=_median(_reached(run, 1, target) for run in runs),
+        step_secs=_median(run.step_secs for run in runs),
     )
 
 
@@ -174,14 +170,14 @@ def _pairs(
         place = order.index((i, j))
         difference, low, high = _difference(values[i], values[j])
         yield Pair(
-            sides[i].name,
-            sides[j].name,
-            difference,
-            low,
-            high,
-            float(pvalues[place]),
-            float(adjusted[place]),
-            claims and bool(adjusted[place] <= LEVEL),
+            first=sides[i].name,
+            second=sides[j].name,
+            difference=difference,
+            low=low,
+            high=high,
+            pvalue=float(pvalues[place]),
+            adjusted=float(adjusted[place]),
+            claimed=claims and bool(adjusted[place] <= LEVEL),
         )
 
 
@@ -189,6 +185,5 @@ def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, fl
     """Mean paired difference and its interval."""
     if not np.isfinite([first, second]).all():
         return np.nan, np.nan, np.nan
-    return float((first - second).mean()), *statistics.bootstrap_interval(
-        first - second
-    )
+    low, high = statistics.bootstrap_interval(first - second)
+    return float((first - second).mean()), low, high

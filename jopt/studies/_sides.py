@@ -113,7 +113,11 @@ def _run_sides(folders: Sequence[Path], metric: str) -> list[Side]:
         record = read_json(folder / "config.json")
         if "flat_config" not in record:
             raise ConfigError(f"{folder} holds neither a run nor a sweep")
-        group = {k: v for k, v in record["flat_config"].items() if not _varies(k)}
+        group = {
+            key: value
+            for key, value in record["flat_config"].items()
+            if key not in _NOT_THE_SIDE
+        }
         groups.setdefault(json.dumps(group, sort_keys=True), []).append(
             (folder, record)
         )
@@ -138,10 +142,6 @@ def _run_sides(folders: Sequence[Path], metric: str) -> list[Side]:
             )
         )
     return sides
-
-
-def _varies(key: str) -> bool:
-    return key in _NOT_THE_SIDE
 
 
 def _tuning(folder: Path, origin: Mapping[str, Any]) -> Mapping[str, int] | None:

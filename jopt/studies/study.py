@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from jopt.errors import ConfigError, check_choice
@@ -36,14 +37,20 @@ def main(argv: Sequence[str]) -> int:
     try:
         check_choice("study", args.name, STUDIES)
         study = STUDIES[args.name]
-        flags = [f"--config={study.config}:{args.size}", *flags]
-        code = sweep.main(flags)
-        options, rest = sweep.split(flags)
-        line = parse(rest)
+        if not Path(study.config).exists():
+            raise ConfigError(
+                f"{study.config} is not here; start studies from a checkout of jopt"
+            )
     except ConfigError as error:
         print(f"ConfigError: {error}", file=sys.stderr)
         return EXIT_USAGE
-    if code != EXIT_DONE or line.dry_run or options.status or options.collect:
+    flags = [f"--config={study.config}:{args.size}", *flags]
+    code = sweep.main(flags)
+    if code != EXIT_DONE:
+        return code
+    options, rest = sweep.split(flags)
+    line = parse(rest)
+    if line.dry_run or options.status or options.collect:
         return code
     folder = sweep.default_folder(line)
     print(f"\n{study.question}\n", flush=True)

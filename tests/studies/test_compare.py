@@ -123,6 +123,7 @@ def test_other_obstacles_are_named(at, capsys):
     folders += write_arm(at, "b", {1: 2.0, 2: 2.0, 6: 2.0})
     write_run(at / "b-7", "b", 7, 2.0, {"arm": "b", "tuning": BUDGET}, steps=20)
     (at / "a-5/status.json").write_text(json.dumps({"state": "running"}))
+    (at / "a-5/metrics.jsonl").unlink()
     assert main([*folders, "b-7"]) == 0
     out = capsys.readouterr().out
     assert "Seeds common to all: none" in out
