@@ -147,9 +147,9 @@ def _run_sides(folders: Sequence[Path], metric: str) -> list[Side]:
 def _tuning(folder: Path, origin: Mapping[str, Any]) -> Mapping[str, int] | None:
     """The budget of a run's sweep: as it is by now, or as the run was told."""
     if origin and is_sweep(folder.parent):
-        arms = read_index(folder.parent)["arms"]
-        if origin["arm"] in arms:
-            return arms[origin["arm"]]["tuning"]
+        index = read_index(folder.parent)
+        if index["name"] == origin["name"] and origin["arm"] in index["arms"]:
+            return index["arms"][origin["arm"]]["tuning"]
     return origin.get("tuning")
 
 

@@ -108,6 +108,19 @@ def test_no_claim_without_equal_and_known_tuning(at, capsys, changes, reason):
     assert "-1.0250" in out
 
 
+def test_a_sweep_that_has_grown_is_believed_and_another_is_not(at, capsys):
+    """A run was told the budget of its day; `sweep.json` beside it is newer."""
+    folders = [*write_arm(at, "b", HIGH), *write_arm(at, "a", LOW)]
+    grown = {"tuning": {**BUDGET, "trials": 16}}
+    index = {"name": "s", "jobs": [], "arms": {"a": grown, "b": grown}}
+    for name, trials in (("s", 16), ("another", 8)):
+        (at / "sweep.json").write_text(json.dumps({**index, "name": name}))
+        assert main([str(at / folder) for folder in folders]) == 0
+        out = capsys.readouterr().out
+        assert out.count(f"{trials} trials, 8 runs") == 2
+        assert "a is better" in out
+
+
 def test_runs_of_no_sweep_have_an_unknown_budget(at, capsys):
     for seed in LOW:
         write_run(at / f"a{seed}", "a", seed, LOW[seed], None)

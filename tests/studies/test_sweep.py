@@ -73,9 +73,11 @@ class Sweep:
         )
 
     def runs(self) -> dict[str, list[dict]]:
-        """The raw records of every run, all attempts at it."""
+        """The raw records of every run, all attempts at it, whole lines."""
         return {
-            path.parent.name: [json.loads(x) for x in path.read_text().splitlines()]
+            path.parent.name: [
+                json.loads(line) for line in path.read_text().split("\n")[:-1]
+            ]
             for path in self.folder.glob("*/metrics.jsonl")
         }
 
@@ -167,7 +169,7 @@ def test_a_killed_sweep_goes_on_in_two_processes_and_no_job_runs_twice(sweep, ca
 
 
 def test_a_stopped_sweep_saves_its_jobs_and_resumes_them(sweep):
-    sweep.small["train.steps"] = 500
+    sweep.small["train.steps"] = 1500
     sweep.write(trials=1, good=(0.01,), bad=(0.01,), seeds=())
     process = sweep.start()
 
