@@ -15,9 +15,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
     | torch | 10 (9) |
     """
     cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     numbers = [_is_numeric(column) for column in zip(*cells, strict=True)]
     numbers = numbers or [False] * len(header)
+    widths = [
+        max(1 + right, *map(len, column))  # "-:" is the shortest rule to the right
+        for right, column in zip(numbers, zip(header, *cells, strict=True), strict=True)
+    ]
     rule = [
         "-" * (width - 1) + ":" if right else "-" * width
         for width, right in zip(widths, numbers, strict=True)

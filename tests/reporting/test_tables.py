@@ -23,6 +23,10 @@ def test_numbers_go_right():
     ]
 
 
+def test_the_narrowest_column_of_numbers_has_a_valid_rule():
+    assert markdown_table(["p"], [["-"]]).splitlines() == ["|  p |", "| -: |", "|  - |"]
+
+
 def test_no_rows():
     assert markdown_table(["a", "bc"], []).splitlines() == ["| a | bc |", "| - | -- |"]
 
