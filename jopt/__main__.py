@@ -41,6 +41,24 @@ def _tail(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _sweep(argv: Sequence[str]) -> int:
+    from jopt.studies.sweep import main
+
+    return main(argv)
+
+
+def _compare(argv: Sequence[str]) -> int:
+    from jopt.studies.compare import main
+
+    return main(argv)
+
+
+def _study(argv: Sequence[str]) -> int:
+    from jopt.studies.study import main
+
+    return main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from jopt.training.doctor import main
 
@@ -53,6 +71,9 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "evaluate": (_evaluate, "RUN [--split=test]: bits per byte of a run's checkpoint"),
     "report": (_report, "RUN...: write report.html into run folders"),
     "tail": (_tail, "RUN [--once]: follow a run that is going on, whoever started it"),
+    "sweep": (_sweep, "tune several arms with equal budgets: --config=FILE[:ARG]"),
+    "compare": (_compare, "FOLDER...: which arm is better, and how sure is that"),
+    "study": (_study, "NAME [--size=smoke|default|full]: a named sweep, compared"),
     "doctor": (_doctor, "versions, devices, data, and a self-test of ten seconds"),
 }
 

@@ -49,15 +49,19 @@ def write_report(folder: Path) -> Path:
         "<h2>Config</h2>",
         _table(dict(sorted(record["flat_config"].items()))),
     ]
-    page = folder / "report.html"
-    page.write_text(
+    path = folder / "report.html"
+    path.write_text(page(record["config_name"], "".join(parts)), encoding="utf-8")
+    return path
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML page around `body`, which is HTML; `title` is plain text."""
+    return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width'>"
-        f"<title>{html.escape(record['config_name'])}</title>"
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>",
-        encoding="utf-8",
+        f"<title>{html.escape(title)}</title>"
+        f"<style>{_STYLE}</style></head><body>{body}</body></html>"
     )
-    return page
 
 
 def _sample(text: str | None) -> list[str]:

@@ -89,13 +89,14 @@ def state_of(folder: Path) -> tuple[str, str]:
         return "pending", ""
     status = json.loads(path.read_text(encoding="utf-8"))
     state = status["state"]
-    if state == "running" and not _held(folder / ".lock"):
+    if state == "running" and not is_held(folder / ".lock"):
         return "lost", f" at step {status.get('step')}; its command resumes it"
     detail = status.get("headline") or status.get("reason")
     return state, f", {detail}" if detail else ""
 
 
-def _held(lock: Path) -> bool:
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the lock of a run's folder."""
     if not lock.exists():
         return False
     with lock.open() as file:

@@ -64,6 +64,7 @@ class RunFolder:
         *,
         overrides: dict[str, Any],
         command: Sequence[str],
+        sweep: dict[str, Any] | None = None,
     ) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
@@ -77,7 +78,7 @@ class RunFolder:
             if (path / "config.json").exists():
                 self._check_same(plain(config))
             else:
-                record = _record(config_name, config, overrides, command)
+                record = _record(config_name, config, overrides, command, sweep)
                 write_json(path / "config.json", record)
         except BaseException:
             self.close()
@@ -166,6 +167,7 @@ def _record(
     config: ConfigDict,
     overrides: dict[str, Any],
     command: Sequence[str],
+    sweep: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """What `config.json` says."""
     return {
@@ -173,12 +175,23 @@ def _record(
         "config": json.loads(config.to_json_best_effort()),
         "flat_config": plain(config),
         "overrides": {key: str(value) for key, value in overrides.items()},
-        "sweep": None,
+        "sweep": sweep,
         "versions": versions(),
         "commit": commit(),
         "devices": [str(device) for device in jax.devices()],
         "command": list(command),
     }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The record in a file. Fails: `ConfigError` where there is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not a readable JSON file: {error}") from None
+    if not isinstance(record, dict):
+        raise ConfigError(f"{path} holds {type(record).__name__}; a record is expected")
+    return record
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
