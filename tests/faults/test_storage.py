@@ -26,7 +26,7 @@ def test_a_full_disk(digits, unbroken, small_disk):
     again = run.finish()
     assert f"resuming at step {saved[-1]} " in again.stdout
     assert run.outcome() == unbroken
-    assert not run.saving()
+    assert not run.unfinished()
 
 
 def remount(folder: Path, mode: str) -> None:
