@@ -1,9 +1,9 @@
-"""Numbers of a comparison: what the rounds say, and Markdown tables of it."""
+"""Numbers of a comparison: what the rounds say."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -45,39 +45,3 @@ def milliseconds(secs: Sequence[float]) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table with padded columns; what looks like a number goes right.
-
-    >>> print(markdown(["side", "ms"], [["jopt", 1.5], ["torch", "10 (9)"]]))
-    | side  |     ms |
-    | ----- | -----: |
-    | jopt  |    1.5 |
-    | torch | 10 (9) |
-    """
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    numbers = [_is_numeric(column) for column in zip(*cells, strict=True)]
-    numbers = numbers or [False] * len(header)
-    rule = [
-        "-" * (width - 1) + ":" if right else "-" * width
-        for width, right in zip(widths, numbers, strict=True)
-    ]
-    return "\n".join(
-        "| " + " | ".join(_padded(line, widths, numbers)) + " |"
-        for line in (list(header), rule, *cells)
-    )
-
-
-def _padded(
-    line: Sequence[str], widths: Sequence[int], right: Sequence[bool]
-) -> list[str]:
-    return [
-        cell.rjust(width) if to_right else cell.ljust(width)
-        for cell, width, to_right in zip(line, widths, right, strict=True)
-    ]
-
-
-def _is_numeric(column: Sequence[str]) -> bool:
-    return all(cell[:1].isdigit() or cell in ("", "-") for cell in column)

@@ -30,7 +30,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from _tables import markdown, ratio
+from _tables import ratio
+
+from jopt.reporting import markdown_table
 
 ROOT = Path(__file__).parents[1]
 IMPORT_BOUND = 1.15  # of the ratio
@@ -211,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StartError as error:
         print(error, file=sys.stderr)
         return 1
-    print(markdown(HEADER, rows))
+    print(markdown_table(HEADER, rows))
     return 0
 
 

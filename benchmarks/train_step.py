@@ -48,8 +48,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _tables import markdown, milliseconds, ratio
+from _tables import milliseconds, ratio
 from _workers import Worker, WorkerError
+
+from jopt.reporting import markdown_table
 
 HERE = Path(__file__).parent
 PEER_HINT = """\
@@ -309,7 +311,7 @@ def run_steps(cases: Sequence[Case], options: argparse.Namespace) -> int:
     """The main table."""
     found = list(measure(cases, STEP, options))
     print(environment(found[0]))
-    print(markdown(STEP_HEADER, [row for one in found for row in step_rows(one)]))
+    print(markdown_table(STEP_HEADER, [row for one in found for row in step_rows(one)]))
     return 0
 
 
@@ -317,7 +319,8 @@ def run_profile(cases: Sequence[Case], options: argparse.Namespace) -> int:
     """The pieces of a step."""
     found = list(measure(cases, tuple(PIECES), options))
     print(f"{environment(found[0])}; optimizer {cases[0].optimizer}")
-    print(markdown(PROFILE_HEADER, [row for one in found for row in profile_rows(one)]))
+    rows = [row for one in found for row in profile_rows(one)]
+    print(markdown_table(PROFILE_HEADER, rows))
     return 0
 
 

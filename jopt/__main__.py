@@ -47,6 +47,24 @@ def _tail(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _sweep(argv: Sequence[str]) -> int:
+    from jopt.studies.sweep import main
+
+    return main(argv)
+
+
+def _compare(argv: Sequence[str]) -> int:
+    from jopt.studies.compare import main
+
+    return main(argv)
+
+
+def _study(argv: Sequence[str]) -> int:
+    from jopt.studies.study import main
+
+    return main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from jopt.training.doctor import main
 
@@ -66,6 +84,9 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
         "RUN... [--port=0] [--once]: the same page, as runs go on",
     ),
     "tail": (_tail, "RUN [--once]: follow a run that is going on, whoever started it"),
+    "sweep": (_sweep, "tune several arms with equal budgets: --config=FILE[:ARG]"),
+    "compare": (_compare, "FOLDER...: which arm is better, and how sure is that"),
+    "study": (_study, "NAME [--size=smoke|default|full]: a named sweep, compared"),
     "doctor": (_doctor, "versions, devices, data, and a self-test of ten seconds"),
 }
 

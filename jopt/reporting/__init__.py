@@ -3,14 +3,20 @@
 from jopt.reporting._console import Console
 from jopt.reporting._metrics import MetricsLog, read_metrics
 from jopt.reporting._mirrors import mirror_faults, open_mirrors
-from jopt.reporting._page import write_page, write_report
+from jopt.reporting._page import page, write_page, write_report
+from jopt.reporting._status import is_held, read_status
+from jopt.reporting._tables import markdown_table
 
 __all__ = [
     "Console",
     "MetricsLog",
+    "is_held",
+    "markdown_table",
     "mirror_faults",
     "open_mirrors",
+    "page",
     "read_metrics",
+    "read_status",
     "write_page",
     "write_report",
 ]

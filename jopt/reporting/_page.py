@@ -45,32 +45,32 @@ def write_report(folder: Path) -> Path:
     Returns the page's path. Cost: about 5 MB, most of it the plotting library, so that
     the page opens anywhere. Fails: `ReportError` when the folder has no run.
     """
-    page = folder / "report.html"
-    _replace(page, render([RunData(folder)]))
-    return page
+    path = folder / "report.html"
+    _replace(path, render([RunData(folder)]))
+    return path
 
 
-def write_page(folders: Sequence[Path], page: Path) -> Path:
+def write_page(folders: Sequence[Path], path: Path) -> Path:
     """Writes one page of several runs; runs that differ in their seed form bands.
 
     Returns the page's path. Fails: `ReportError` when a folder has no run, or when
-    `page` is there and was not written by jopt.
+    `path` is there and was not written by jopt.
     """
-    if page.exists() and _MARK not in page.read_text("utf-8", errors="replace")[:500]:
+    if path.exists() and _MARK not in path.read_text("utf-8", errors="replace")[:500]:
         raise ReportError(
-            f"{page} exists and is not a report of jopt; it was left alone. Choose "
+            f"{path} exists and is not a report of jopt; it was left alone. Choose "
             "another name"
         )
-    _replace(page, render([RunData(folder) for folder in folders]))
-    return page
+    _replace(path, render([RunData(folder) for folder in folders]))
+    return path
 
 
-def _replace(page: Path, text: str) -> None:
+def _replace(path: Path, text: str) -> None:
     """Writes a file that is either the old or the new one, never half of it."""
-    partial = page.with_name(f".{page.name}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(page)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -92,7 +92,7 @@ def render(runs: Sequence[RunData], *, live: bool = False) -> str:
         "item": " or ".join(sorted({run.item for run in runs})),
         "runs": [run.since("") for run in runs],
     }
-    body = [
+    parts = [
         f"<header><h1>{escape(title)}</h1><p class='quiet'>{_subtitle(runs)}</p>"
         "</header><main>",
         f"<div id='summary'>{summary(runs)}</div>",
@@ -105,22 +105,31 @@ def render(runs: Sequence[RunData], *, live: bool = False) -> str:
         *_configs(runs, names),
         "</main>",
     ]
-    return "\n".join(
-        [
-            f"<!doctype html><html lang='en'><head><meta charset='utf-8'>{_MARK}",
-            "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-            "<meta http-equiv='Content-Security-Policy' content=\""
-            + _POLICY.format(connect="'self'" if live else "'none'")
-            + '">',
-            # Without it a browser asks the server for /favicon.ico.
-            "<link rel='icon' href='data:,'>",
-            f"<title>{escape(title)}</title>",
-            f"<style>{_asset('page.css')}</style></head><body>",
-            *body,
-            f"<script type='application/json' id='data'>{_as_json(data)}</script>",
-            f"<script>{_plotly()}</script>",
-            f"<script>{_asset('page.js')}</script></body></html>",
-        ]
+    parts += [
+        f"<script type='application/json' id='data'>{_as_json(data)}</script>",
+        f"<script>{_plotly()}</script>",
+        f"<script>{_asset('page.js')}</script>",
+    ]
+    return page(title, "\n".join(parts), connect="'self'" if live else "'none'")
+
+
+def page(title: str, body: str, *, connect: str = "'none'") -> str:
+    """A whole page in the style of a report.
+
+    Args:
+        title: plain text.
+        body: HTML.
+        connect: where scripts on it may ask for data, as a content policy says it.
+    """
+    policy = _POLICY.format(connect=connect)
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>{_MARK}"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        # Without it a browser asks the server for /favicon.ico.
+        "<link rel='icon' href='data:,'>"
+        f"<title>{escape(title)}</title><style>{_asset('page.css')}</style></head>"
+        f"<body>{body}</body></html>"
     )
 
 

@@ -23,6 +23,11 @@ class Status(NamedTuple):
     record: dict[str, Any]
 
     @property
+    def aside(self) -> str:
+        """The detail as it follows the state in a sentence."""
+        return f", {self.detail}" if self.detail else ""
+
+    @property
     def alive(self) -> bool:
         """Whether records may still come without anybody starting the run again."""
         return self.state in ("pending", "running")
@@ -35,13 +40,14 @@ def read_status(folder: Path) -> Status:
         return Status("pending", "", {})
     record = json.loads(path.read_text(encoding="utf-8"))
     state = record["state"]
-    if state == "running" and not _held(folder / ".lock"):
+    if state == "running" and not is_held(folder / ".lock"):
         step = record.get("step")
         return Status("lost", f"at step {step}; its command resumes it", record)
     return Status(state, record.get("headline") or record.get("reason") or "", record)
 
 
-def _held(lock: Path) -> bool:
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the lock of a run's folder."""
     if not lock.exists():
         return False
     with lock.open() as file:

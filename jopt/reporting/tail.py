@@ -54,8 +54,7 @@ def _follow(folder: Path, steps: int, once: bool) -> int:
         if shown:
             continue
         if once or not status.alive:
-            detail = f", {status.detail}" if status.detail else ""
-            print(f"{folder}: {status.state}{detail}", flush=True)
+            print(f"{folder}: {status.state}{status.aside}", flush=True)
             return 0 if status.alive or status.state == "done" else 1
         time.sleep(POLL_SECS)
 

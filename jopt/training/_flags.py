@@ -25,6 +25,7 @@ class CommandLine:
         config_name: the file's stem, followed by `-size` where an argument was given.
         overrides: the dotted keys set on the command line.
         workdir: where the run goes, if stated.
+        sweep: file that says which sweep the run came from, if stated.
         dry_run: only show what would run.
         strict_restore: stop at a damaged checkpoint instead of using an older one.
         rest: positional arguments.
@@ -34,6 +35,7 @@ class CommandLine:
     config_name: str
     overrides: dict[str, Any]
     workdir: Path | None
+    sweep: Path | None
     dry_run: bool
     strict_restore: bool
     rest: tuple[str, ...]
@@ -58,6 +60,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         lock_config=False,
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("sweep", None, "the sweep's record", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "train nothing", flag_values=values)
     flags.DEFINE_bool("strict_restore", False, "no fallback", flag_values=values)
     try:
@@ -73,6 +76,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         config_name=name,
         overrides=dict(config_flags.get_override_values(values["config"])),
         workdir=None if values.workdir is None else Path(values.workdir),
+        sweep=None if values.sweep is None else Path(values.sweep),
         dry_run=values.dry_run,
         strict_restore=values.strict_restore,
         rest=tuple(rest[1:]),
@@ -84,7 +88,7 @@ def _joined(argv: list[str]) -> list[str]:
     joined = []
     words = iter(argv)
     for word in words:
-        takes_value = word.lstrip("-") in ("config", "workdir") or (
+        takes_value = word.lstrip("-") in ("config", "workdir", "sweep") or (
             word.startswith("--config.") and "=" not in word
         )
         if takes_value:

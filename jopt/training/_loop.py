@@ -209,21 +209,23 @@ class _Clock:
 
     def __init__(self) -> None:
         self._tokens = 0
+        self._secs = 0.0
         self.started = False
-        self._begin = self._now = time.monotonic()
-        self._paused = 0.0
+        self._last = time.monotonic()
+        self._paused = 0.0  # since `_last`
 
     def start(self) -> None:
         self.started = True
-        self._begin = self._now = time.monotonic()
+        self._last, self._paused = time.monotonic(), 0.0
 
     def add(self, tokens: int) -> None:
+        now = time.monotonic()
         self._tokens += tokens
-        self._now = time.monotonic()
+        self._secs += now - self._last - self._paused
+        self._last, self._paused = now, 0.0
 
     def rate(self) -> float:
-        elapsed = self._now - self._begin - self._paused
-        return self._tokens / elapsed if elapsed > 0 else 0.0
+        return self._tokens / self._secs if self._secs > 0 else 0.0
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:

@@ -65,6 +65,7 @@ class RunFolder:
         *,
         overrides: dict[str, Any],
         command: Sequence[str],
+        sweep: dict[str, Any] | None = None,
     ) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
@@ -78,7 +79,7 @@ class RunFolder:
             if (path / "config.json").exists():
                 self._check_same(plain(config))
             else:
-                record = _record(config_name, config, overrides, command)
+                record = _record(config_name, config, overrides, command, sweep)
                 write_json(path / "config.json", record)
         except BaseException:
             self.close()
@@ -167,6 +168,7 @@ def _record(
     config: ConfigDict,
     overrides: dict[str, Any],
     command: Sequence[str],
+    sweep: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """What `config.json` says."""
     return {
@@ -175,7 +177,7 @@ def _record(
         "flat_config": plain(config),
         "flat_default": plain(_defaults()),
         "overrides": {key: str(value) for key, value in overrides.items()},
-        "sweep": None,
+        "sweep": sweep,
         "versions": versions(),
         "commit": commit(),
         "devices": [str(device) for device in jax.devices()],
@@ -188,6 +190,17 @@ def _defaults() -> ConfigDict:
     config = default_config()
     config.model = models.default_config()
     return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The record in a file. Fails: `ConfigError` where there is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not a readable JSON file: {error}") from None
+    if not isinstance(record, dict):
+        raise ConfigError(f"{path} holds {type(record).__name__}; a record is expected")
+    return record
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

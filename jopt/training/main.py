@@ -23,6 +23,7 @@ from jopt.training._signals import (
 USAGE = """\
 usage: python train.py --config=FILE[:SIZE] [--config.KEY=VALUE ...]
                        [--workdir=FOLDER] [--dry_run] [--strict_restore]
+                       [--sweep=FILE]
 
   --config    a Python file with get_config(size), for example configs/muon_lm.py:micro
   --config.*  change one value, for example
@@ -33,6 +34,8 @@ usage: python train.py --config=FILE[:SIZE] [--config.KEY=VALUE ...]
   --strict_restore
               stop when the newest checkpoint is damaged, instead of going on from
               the newest one that is whole
+  --sweep     JSON file on the sweep that the run is a job of, kept in its config.json;
+              `python -m jopt sweep` passes it
 
 exit codes: 0 done, 1 failure, 2 bad config or usage, 75 stopped and resumable,
             76 no step within train.step_timeout_secs
@@ -76,7 +79,7 @@ def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> i
     from jopt.training._flags import parse
     from jopt.training._plan import make_plan, resolve
     from jopt.training._run import run
-    from jopt.training._run_folder import RunFolder, default_folder
+    from jopt.training._run_folder import RunFolder, default_folder, read_json
 
     line = parse(argv)
     if line.rest:
@@ -95,6 +98,7 @@ def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> i
         config,
         overrides=line.overrides,
         command=["python", "train.py", *argv],
+        sweep=None if line.sweep is None else read_json(line.sweep),
     )
     with contextlib.closing(folder):
         status = folder.status()

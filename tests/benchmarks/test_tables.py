@@ -27,22 +27,3 @@ def test_ratio_wants_the_same_rounds(tables):
 def test_milliseconds_shows_median_and_smallest(tables):
     assert tables.milliseconds([0.25, 0.125, 0.5]) == "250.0 (125.0)"
     assert tables.milliseconds([0.0015]) == "1.50 (1.50)"
-
-
-def test_markdown_aligns_numbers_right(tables):
-    lines = tables.markdown(["a", "b"], [["x", 1], ["long", "20.5 (3)"]]).splitlines()
-    assert lines == [
-        "| a    |        b |",
-        "| ---- | -------: |",
-        "| x    |        1 |",
-        "| long | 20.5 (3) |",
-    ]
-
-
-def test_markdown_without_rows(tables):
-    assert tables.markdown(["a", "bc"], []).splitlines() == ["| a | bc |", "| - | -- |"]
-
-
-def test_markdown_refuses_a_short_row(tables):
-    with pytest.raises(ValueError):
-        tables.markdown(["a", "b"], [["x"]])

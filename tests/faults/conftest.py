@@ -50,12 +50,12 @@ class Run:
         manifests = self.checkpoints.glob("[0-9]*/manifest.json")
         return sorted(int(path.parent.name) for path in manifests)
 
-    def saving(self) -> bool:
-        """Whether a save was begun and not completed."""
+    def unfinished(self) -> set[str]:
+        """What saves have left that began and were not completed."""
         if not self.checkpoints.is_dir():
-            return False
+            return set()
         names = {p.name for p in self.checkpoints.iterdir() if p.name != "set_aside"}
-        return bool(names - {str(step) for step in self.committed()})
+        return names - {str(step) for step in self.committed()}
 
     def outcome(self) -> tuple[str, dict[int, float]]:
         """Digest of the final parameters, and the loss curve without repeated steps."""

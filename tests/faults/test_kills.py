@@ -25,6 +25,7 @@ class Tally:
     kills: int = 0
     during_start: int = 0
     during_save: int = 0
+    steps: int = 0  # committed by processes that were killed
     lost: int = 0
     wrong: int = 0
     runs: int = 0
@@ -49,30 +50,44 @@ def test_kill_9_at_random_moments(shard, digits, unbroken, nightly, record_prope
 def kill_once(run, chance: random.Random, tally: Tally) -> bool:
     """Starts the run and kills it somewhere; False where it came to its end first."""
     before = max(run.committed(), default=0)
+    unfinished, logged = run.unfinished(), size_of(run)
     process = run.start()
-    if chance.random() < 0.2:
+    starting = chance.random() < 0.2
+    if starting:
         time.sleep(chance.uniform(0, 3))  # imports, restore and compilation
-        tally.during_start += 1
     else:
-        wait_for_a_step(run, process, before)
+        wait_for_a_step(run, process, logged)
         time.sleep(chance.uniform(0, 1))
     process.kill()
     out, _ = process.communicate()
     if process.returncode == 0:
         return False
     tally.kills += 1
-    tally.during_save += run.saving()
+    tally.during_start += starting
+    tally.during_save += bool(run.unfinished() - unfinished)
     resumed = re.search(r"resuming at step (\d+) of", out)
     if resumed:
         tally.lost += int(resumed[1]) != before
     elif "starting of" in out:
         tally.lost += before != 0
-    tally.lost += max(run.committed(), default=0) < before
+    after = max(run.committed(), default=0)
+    tally.lost += after < before
+    tally.steps += after - before
     return True
 
 
-def wait_for_a_step(run, process: subprocess.Popen, before: int) -> None:
+def size_of(run) -> int:
+    path = run.path / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0
+
+
+def wait_for_a_step(run, process: subprocess.Popen, logged: int) -> None:
+    """Returns once this process has logged a step, or has ended."""
     limit = time.monotonic() + 120
-    while process.poll() is None and run.last_step() <= before:
+    while process.poll() is None:
+        if size_of(run) > logged:
+            new = (run.path / "metrics.jsonl").read_bytes()[logged:]
+            if b"train/loss" in new:
+                return
         assert time.monotonic() < limit, "the process did not get there in time"
         time.sleep(0.005)

@@ -38,6 +38,6 @@ def reached(run, busy: str, step: int) -> bool:
     if run.last_step() < step:
         return False
     if busy == "save":
-        return run.saving()
+        return bool(run.unfinished())
     time.sleep(0.02)
     return True

@@ -26,7 +26,7 @@ def test_a_full_disk(digits, unbroken, small_disk):
     again = run.finish()
     assert f"resuming at step {saved[-1]} " in again.stdout
     assert run.outcome() == unbroken
-    assert not run.saving()
+    assert not run.unfinished()
 
 
 def test_a_report_that_does_not_fit_costs_nothing(digits, unbroken, small_disk):

@@ -1,0 +1,30 @@
+"""Sweeps, comparisons and named studies over training runs."""
+
+from jopt.studies._definition import arm, default_sweep
+from jopt.studies._samplers import sample
+from jopt.studies._space import (
+    Dist,
+    choice,
+    conditional,
+    fixed,
+    int_log_uniform,
+    log_uniform,
+    nested,
+    one_minus_log_uniform,
+    uniform,
+)
+
+__all__ = [
+    "Dist",
+    "arm",
+    "choice",
+    "conditional",
+    "default_sweep",
+    "fixed",
+    "int_log_uniform",
+    "log_uniform",
+    "nested",
+    "one_minus_log_uniform",
+    "sample",
+    "uniform",
+]

@@ -1,0 +1,189 @@
+"""From sides to statements: means, paired differences, and what may be claimed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from jopt.studies import statistics
+from jopt.studies._sides import Result, Side
+
+LEVEL = 0.05  # chance that a comparison claims anything false
+MIN_SEEDS = 3  # two differences say nothing about their own spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One side over the common seeds; medians are over seeds, infinite: not reached."""
+
+    name: str
+    tuning: str
+    seeds: int
+    diverged: int
+    mean: float
+    error: float
+    steps_to_target: float
+    secs_to_target: float
+    step_secs: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The side with the smaller mean against another; p-values of "it is better".
+
+    Difference and interval are NaN where a run diverged.
+    """
+
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    pvalue: float
+    adjusted: float
+    claimed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """All that a comparison says.
+
+    Attributes:
+        metric: name of what was compared; smaller is better.
+        seeds: common to all sides.
+        target: value whose first time is told.
+        rows, pairs: the tables.
+        tests: in the family of p-values.
+        obstacles: why no claim is made, whatever the p-values; empty when it may be.
+    """
+
+    metric: str
+    seeds: tuple[int, ...]
+    target: float
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...]
+    tests: int
+    obstacles: tuple[str, ...]
+
+
+def compare(
+    sides: Sequence[Side], metric: str, target: float | None = None
+) -> Comparison:
+    """Compares sides over the seeds that all of them have a result for.
+
+    The default target is the worst result of all, which every run that did not diverge
+    reaches at its end.
+    """
+    seeds = tuple(sorted(set.intersection(*(set(_finished(s)) for s in sides))))
+    values = np.array(
+        [[side.results[seed].value for seed in seeds] for side in sides]
+    ).reshape(len(sides), len(seeds))
+    finite = values[np.isfinite(values)]
+    if target is None:
+        target = float(finite.max()) if finite.size else float("nan")
+    obstacles = tuple(_obstacles(sides, seeds))
+    return Comparison(
+        metric,
+        seeds,
+        target,
+        tuple(_row(side, values[i], seeds, target) for i, side in enumerate(sides)),
+        tuple(_pairs(sides, values, claims=not obstacles)) if seeds else (),
+        len(statistics.ordered_pairs(len(sides))),
+        obstacles,
+    )
+
+
+def _finished(side: Side) -> list[int]:
+    return [seed for seed, run in side.results.items() if not np.isnan(run.value)]
+
+
+def _obstacles(sides: Sequence[Side], seeds: Sequence[int]) -> Iterator[str]:
+    tuning = {side.name: side.tuning for side in sides}
+    unknown = [name for name, budget in tuning.items() if budget is None]
+    if unknown:
+        yield f"the tuning budget of {', '.join(unknown)} is unknown"
+    elif len({_budget(side) for side in sides}) > 1:
+        budgets = "; ".join(f"{side.name}: {_budget(side)}" for side in sides)
+        yield f"the tuning budgets differ ({budgets})"
+    tuned = [side.name for side in sides if side.tuned_on_these]
+    if tuned:
+        yield f"the seeds of {', '.join(tuned)} also chose the settings"
+    missing = [
+        f"{len(side.results) - len(_finished(side))} of {side.name}"
+        for side in sides
+        if len(_finished(side)) < len(side.results)
+    ]
+    if missing:
+        yield f"runs without a result: {', '.join(missing)}"
+    tokens = {side.results[seed].tokens for side in sides for seed in _finished(side)}
+    if len(tokens) > 1:
+        shown = ", ".join(f"{count:,}" for count in sorted(tokens))
+        yield f"the runs train on different numbers of tokens ({shown})"
+    if len(seeds) < MIN_SEEDS:
+        yield f"{len(seeds)} seeds are common to all; at least {MIN_SEEDS} are needed"
+
+
+def _budget(side: Side) -> str:
+    if side.tuning is None:
+        return "unknown"
+    return "{trials} trials, {runs} runs, {tokens:,} tokens".format(**side.tuning)
+
+
+def _row(side: Side, values: np.ndarray, seeds: Sequence[int], target: float) -> Row:
+    runs = [side.results[seed] for seed in seeds]
+    mean, error = statistics.mean_and_error(values) if len(seeds) else (np.nan, np.nan)
+    return Row(
+        name=side.name,
+        tuning=_budget(side),
+        seeds=len(seeds),
+        diverged=int(np.isinf(values).sum()),
+        mean=float(mean),
+        error=float(error),
+        steps_to_target=_median(_reached(run, 0, target) for run in runs),
+        secs_to_target=_median(_reached(run, 1, target) for run in runs),
+        step_secs=_median(run.step_secs for run in runs),
+    )
+
+
+def _reached(run: Result, place: int, target: float) -> float:
+    """Step (place 0) or second (place 1) of the first evaluation at the target."""
+    values = [point[2] for point in run.curve]
+    return statistics.first_at_most(values, [p[place] for p in run.curve], target)
+
+
+def _median(values: Iterable[float]) -> float:
+    found = list(values)
+    return float(np.median(found)) if found else float("nan")
+
+
+def _pairs(
+    sides: Sequence[Side], values: np.ndarray, *, claims: bool
+) -> Iterator[Pair]:
+    pvalues, adjusted = statistics.family_pvalues(values)
+    order = statistics.ordered_pairs(len(sides))
+    for i, j in itertools.combinations(range(len(sides)), 2):
+        if values[j].mean() < values[i].mean():
+            i, j = j, i
+        place = order.index((i, j))
+        difference, low, high = _difference(values[i], values[j])
+        yield Pair(
+            first=sides[i].name,
+            second=sides[j].name,
+            difference=difference,
+            low=low,
+            high=high,
+            pvalue=float(pvalues[place]),
+            adjusted=float(adjusted[place]),
+            claimed=claims and bool(adjusted[place] <= LEVEL),
+        )
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """Mean paired difference and its interval."""
+    if not np.isfinite([first, second]).all():
+        return np.nan, np.nan, np.nan
+    low, high = statistics.bootstrap_interval(first - second)
+    return float((first - second).mean()), low, high

@@ -1,0 +1,176 @@
+"""`python -m jopt compare FOLDER...`: which arm is better, and how sure is that."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import html
+import io
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jopt.errors import ConfigError
+from jopt.reporting import markdown_table, page
+from jopt.studies._comparison import LEVEL, Comparison, compare
+from jopt.studies._index import write_text
+from jopt.studies._sides import default_metric, read_sides
+from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints a comparison as Markdown; 2 when folders cannot be compared."""
+    args = _parser().parse_args(argv)
+    try:
+        metric = args.metric or default_metric(args.folders)
+        found = compare(read_sides(args.folders, metric), metric, args.target)
+        if args.csv:
+            write_text(args.csv, as_csv(found))
+        if args.html:
+            write_text(args.html, as_html(found))
+    except ConfigError as error:
+        print(f"ConfigError: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except OSError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    print(as_markdown(found))
+    return EXIT_DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jopt compare", description=__doc__.split(": ", 1)[1]
+    )
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="of a sweep or a run"
+    )
+    parser.add_argument("--metric", help="name in the result of a run; smaller wins")
+    parser.add_argument(
+        "--target", type=float, help="time to this value is told; default: the worst"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write as CSV too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="and as a page")
+    return parser
+
+
+def as_markdown(found: Comparison) -> str:
+    """Both tables and what they rest on."""
+    parts = [markdown_table(*_rows(found))]
+    if found.pairs:
+        parts.append(markdown_table(*_pairs(found)))
+    return "\n\n".join([*parts, *_notes(found)])
+
+
+def as_html(found: Comparison) -> str:
+    """The same on one page that opens offline."""
+    body = [f"<h1>{html.escape(found.metric)}</h1>", _html_table(_rows(found))]
+    if found.pairs:
+        body.append(_html_table(_pairs(found)))
+    body += [f"<p>{html.escape(note)}</p>" for note in _notes(found)]
+    return page(f"Comparison: {found.metric}", "".join(body))
+
+
+def as_csv(found: Comparison) -> str:
+    """One number a line, in full: first, second (of a pair), quantity, value."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["first", "second", "quantity", "value"])
+    for row in found.rows:
+        for name in ("tuning", "seeds", "diverged", "mean", "error"):
+            writer.writerow([row.name, "", name, getattr(row, name)])
+        for name in ("steps_to_target", "secs_to_target", "step_secs"):
+            writer.writerow([row.name, "", name, getattr(row, name)])
+    for pair in found.pairs:
+        for name in ("difference", "low", "high", "pvalue", "adjusted", "claimed"):
+            writer.writerow([pair.first, pair.second, name, getattr(pair, name)])
+    return out.getvalue()
+
+
+def _rows(found: Comparison) -> Table:
+    header = [
+        "",
+        "tuning",
+        "seeds",
+        f"{found.metric}, mean ± s.e.",
+        "steps to target",
+        "secs to target",
+        "ms/step",
+    ]
+    return header, [
+        [
+            row.name,
+            row.tuning,
+            str(row.seeds),
+            f"{row.diverged} diverged"
+            if row.diverged
+            else f"{_number(row.mean)} ± {_number(row.error)}",
+            _reached(row.steps_to_target),
+            _reached(row.secs_to_target),
+            "-" if math.isnan(row.step_secs) else f"{1e3 * row.step_secs:.2f}",
+        ]
+        for row in found.rows
+    ]
+
+
+def _pairs(found: Comparison) -> Table:
+    header = ["", "difference", "95 % interval", "p", "p (Holm)", "claim"]
+    return header, [
+        [
+            f"{pair.first} - {pair.second}",
+            _number(pair.difference),
+            "-" if math.isnan(pair.low) else f"{pair.low:.4f} to {pair.high:.4f}",
+            _pvalue(pair.pvalue),
+            _pvalue(pair.adjusted),
+            f"{pair.first} is better" if pair.claimed else "none",
+        ]
+        for pair in found.pairs
+    ]
+
+
+def _notes(found: Comparison) -> list[str]:
+    seeds = ", ".join(map(str, found.seeds)) or "none"
+    notes = [
+        f"Seeds common to all: {seeds}. Target: {_number(found.target)}, median over "
+        "seeds, as far as evaluations tell."
+    ]
+    if found.pairs:
+        notes.append(
+            "Difference: paired by seed, mean and percentile bootstrap. p: one-sided "
+            f"paired t-test; Holm over the {found.tests} ordered pairs, claims at "
+            f"{LEVEL}."
+        )
+    if any(row.diverged for row in found.rows):
+        notes.append(
+            "For p a diverged run counts as the worst result of its pair, and its side "
+            "never wins against one that did not diverge with that seed."
+        )
+    notes += [f"No claim is made: {obstacle}." for obstacle in found.obstacles]
+    return notes
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _pvalue(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2g}"
+
+
+def _reached(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return "not reached" if math.isinf(value) else f"{value:.0f}"
+
+
+def _html_table(table: Table) -> str:
+    header, rows = table
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
+        for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"

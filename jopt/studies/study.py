@@ -1,0 +1,72 @@
+"""`python -m jopt study NAME`: a sweep with a question, and its comparison."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jopt.errors import ConfigError, check_choice
+from jopt.studies import compare, sweep
+from jopt.training._flags import parse
+from jopt.training._signals import EXIT_DONE, EXIT_USAGE
+
+SIZES = ("smoke", "default", "full")
+
+
+class Study(NamedTuple):
+    """A row of the table: a question, and the sweep config that answers it."""
+
+    question: str
+    config: str
+
+
+STUDIES = {
+    "optimizers_lm": Study(
+        "Does Muon beat AdamW and Signum on a language model, with equal tuning?",
+        "configs/sweeps/optimizers_lm.py",
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs or resumes a study; its tables are printed and kept in its folder."""
+    args, flags = _parser().parse_known_args(argv)
+    try:
+        check_choice("study", args.name, STUDIES)
+        study = STUDIES[args.name]
+        if not Path(study.config).exists():
+            raise ConfigError(
+                f"{study.config} is not here; start studies from a checkout of jopt"
+            )
+    except ConfigError as error:
+        print(f"ConfigError: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    flags = [f"--config={study.config}:{args.size}", *flags]
+    code = sweep.main(flags)
+    if code != EXIT_DONE:
+        return code
+    options, rest = sweep.split(flags)
+    line = parse(rest)
+    if line.dry_run or options.status or options.collect:
+        return code
+    folder = sweep.default_folder(line)
+    print(f"\n{study.question}\n", flush=True)
+    tables = [f"--csv={folder / 'compare.csv'}", f"--html={folder / 'compare.html'}"]
+    return compare.main([str(folder), *tables])
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name}: {study.question}" for name, study in STUDIES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m jopt study",
+        description="Flags of `python -m jopt sweep` are passed on to it.",
+        epilog=f"studies:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--size", choices=SIZES, default="default")
+    return parser

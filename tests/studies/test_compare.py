@@ -1,0 +1,185 @@
+"""What a comparison says about folders, and what it must not say."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jopt.studies.compare import main
+
+METRIC = "eval/bits_per_byte"
+BUDGET = {"trials": 8, "runs": 8, "tokens": 800}
+LOW = {1: 1.0, 2: 1.1, 3: 1.05, 4: 1.0}
+HIGH = {1: 2.0, 2: 2.1, 3: 2.15, 4: 2.0}
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_run(
+    folder: Path,
+    name: str,
+    seed: int,
+    value: float,
+    sweep: dict | None,
+    steps: int = 10,
+) -> None:
+    """A finished run, or a diverged one where the value is infinite."""
+    folder.mkdir(parents=True)
+    config = {
+        "optim.name": name,
+        "seed": seed,
+        "train.steps": steps,
+        "train.batch_size": 2,
+        "data.seq_len": 5,
+    }
+    record = {"config_name": f"{name}_lm", "flat_config": config, "sweep": sweep}
+    (folder / "config.json").write_text(json.dumps(record))
+    status = {"state": "diverged"}
+    lines = [{"step": 5, "wall_secs": 1.5, METRIC: value + 0.5}]
+    if np.isfinite(value):
+        result = {METRIC: value, "tokens_per_sec": 100.0}
+        status = {"state": "done", "result": result}
+        lines.append({"step": 10, "wall_secs": 2.5, METRIC: value})
+    (folder / "status.json").write_text(json.dumps(status))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+
+
+def write_arm(at: Path, name: str, values: dict[int, float], **changes) -> list[str]:
+    """Runs of one arm of a sweep that is no longer there."""
+    sweep = {"name": "s", "arm": name, "stage": "final", "tuning": BUDGET, **changes}
+    folders = [f"{name}-{seed}" for seed in values]
+    for folder, (seed, value) in zip(folders, values.items(), strict=True):
+        write_run(at / folder, name, seed, value, sweep)
+    return folders
+
+
+def test_a_difference_far_beyond_its_spread_is_claimed(at, capsys):
+    folders = [*write_arm(at, "b", HIGH), *write_arm(at, "a", LOW)]
+    assert main([*folders, "--csv=out.csv", "--html=out.html"]) == 0
+    out = capsys.readouterr().out
+    assert "| a is better |" in out.replace("  ", " ").replace("  ", " ")
+    assert "8 trials, 8 runs, 800 tokens" in out
+    page = (at / "out.html").read_text()
+    assert "a is better" in page and "src=" not in page and "href=" not in page
+
+    rows = list(csv.DictReader(io.StringIO((at / "out.csv").read_text())))
+    got = {(r["first"], r["second"], r["quantity"]): r["value"] for r in rows}
+    a, b = np.array(list(LOW.values())), np.array(list(HIGH.values()))
+    p = stats.ttest_rel(a, b, alternative="less").pvalue
+    for key, expected in {
+        ("a", "", "mean"): a.mean(),
+        ("a", "", "error"): stats.sem(a),
+        ("b", "", "steps_to_target"): 10,
+        ("a", "", "steps_to_target"): 5,
+        ("a", "", "secs_to_target"): 1.5,
+        ("a", "", "step_secs"): 0.1,
+        ("a", "b", "difference"): (a - b).mean(),
+        ("a", "b", "pvalue"): p,
+        ("a", "b", "adjusted"): 2 * p,
+    }.items():
+        assert float(got[key]) == pytest.approx(expected), key
+    assert got["a", "b", "claimed"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tuning": {**BUDGET, "trials": 9}}, "the tuning budgets differ"),
+        ({"tuning": None}, "the tuning budget of a is unknown"),
+        ({"stage": "tune"}, "the seeds of a also chose the settings"),
+    ],
+)
+def test_no_claim_without_equal_and_known_tuning(at, capsys, changes, reason):
+    folders = [*write_arm(at, "b", HIGH), *write_arm(at, "a", LOW, **changes)]
+    assert main(folders) == 0
+    out = capsys.readouterr().out
+    assert reason in out
+    assert "better" not in out
+    assert "-1.0250" in out
+
+
+def test_a_sweep_that_has_grown_is_believed_and_another_is_not(at, capsys):
+    """A run was told the budget of its day; `sweep.json` beside it is newer."""
+    folders = [*write_arm(at, "b", HIGH), *write_arm(at, "a", LOW)]
+    grown = {"tuning": {**BUDGET, "trials": 16}}
+    index = {"name": "s", "jobs": [], "arms": {"a": grown, "b": grown}}
+    for name, trials in (("s", 16), ("another", 8)):
+        (at / "sweep.json").write_text(json.dumps({**index, "name": name}))
+        assert main([str(at / folder) for folder in folders]) == 0
+        out = capsys.readouterr().out
+        assert out.count(f"{trials} trials, 8 runs") == 2
+        assert "a is better" in out
+
+
+def test_runs_of_no_sweep_have_an_unknown_budget(at, capsys):
+    for seed in LOW:
+        write_run(at / f"a{seed}", "a", seed, LOW[seed], None)
+        write_run(at / f"b{seed}", "b", seed, HIGH[seed], None)
+    assert main(sorted(p.name for p in at.iterdir())) == 0
+    out = capsys.readouterr().out
+    assert "the tuning budget of a_lm, b_lm is unknown" in out
+    assert "better" not in out
+
+
+def test_other_obstacles_are_named(at, capsys):
+    folders = write_arm(at, "a", {1: 1.0, 2: 1.0, 5: 1.0})
+    folders += write_arm(at, "b", {1: 2.0, 2: 2.0, 6: 2.0})
+    write_run(at / "b-7", "b", 7, 2.0, {"arm": "b", "tuning": BUDGET}, steps=20)
+    (at / "a-5/status.json").write_text(json.dumps({"state": "running"}))
+    (at / "a-5/metrics.jsonl").unlink()
+    assert main([*folders, "b-7"]) == 0
+    out = capsys.readouterr().out
+    assert "Seeds common to all: none" in out
+    assert "runs without a result: 1 of a" in out
+    assert "different numbers of tokens (100, 200)" in out
+    assert "b (" in out, "two configs of one name are told apart"
+    assert "better" not in out
+
+
+def test_a_diverged_run_is_counted_and_never_wins(at, capsys):
+    folders = [
+        *write_arm(at, "a", {**LOW, 3: np.inf}),
+        *write_arm(at, "b", HIGH),
+    ]
+    assert main(folders) == 0
+    out = capsys.readouterr().out
+    assert "1 diverged" in out
+    assert "better" not in out
+    assert "not reached" not in out, "the median of the other three"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "there/config.json is not a readable JSON file"),
+        ({"config.json": "{}"}, "holds neither a run nor a sweep"),
+        ({"sweep.json": "{}"}, "was not written by jopt"),
+        ({"sweep.json": "{"}, "is not a readable JSON file"),
+    ],
+)
+def test_a_folder_of_something_else(at, capsys, files, message):
+    (at / "there").mkdir()
+    for name, text in files.items():
+        (at / "there" / name).write_text(text)
+    assert main(["there"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_an_unknown_metric_and_a_run_given_twice(at, capsys):
+    folders = write_arm(at, "a", LOW)
+    assert main([*folders, "--metric=loss"]) == 2
+    assert f"no result 'loss'; present: {METRIC}" in capsys.readouterr().err
+    assert main([*folders, folders[0]]) == 2
+    assert "are the same run: seed 1" in capsys.readouterr().err

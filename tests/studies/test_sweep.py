@@ -1,0 +1,308 @@
+"""Sweeps as a user starts them, kills them, and starts them again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jopt.__main__ import main
+from jopt.studies.study import STUDIES
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+from jopt.studies import arm, choice, default_sweep, fixed, nested
+
+SMALL = {small!r}
+
+def get_config(arg=""):
+    config = default_sweep()
+    config.sampler = "grid"
+    config.trials = {trials}
+    rate = "optim.rules.rest.learning_rate"
+    config.arms.good = arm("configs/adamw_lm.py:micro", {{rate: choice(*{good})}})
+    config.arms.bad = arm("configs/adamw_lm.py:micro", {{rate: choice(*{bad})}})
+    config.overrides = nested(SMALL)
+    config.final.seeds = {seeds}
+    return config
+"""
+
+
+class Sweep:
+    """A sweep of runs of seconds on a user's own text."""
+
+    def __init__(self, folder: Path, text: Path) -> None:
+        self.folder = folder / "sweep"
+        self.config = folder / "own_sweep.py"
+        self.small = {
+            "model.num_layers": 1,
+            "model.embed_dim": 32,
+            "model.num_heads": 2,
+            "data.seq_len": 32,
+            "data.path": str(text),
+            "train.steps": 20,
+            "train.batch_size": 4,
+            "train.compute_dtype": "float32",
+            "train.log_every_steps": 1,
+            "eval.batch_size": 512,
+            "eval.sample_tokens": 0,
+            "report.html": False,
+        }
+
+    def write(self, **values) -> None:
+        self.config.write_text(CONFIG.format(small=self.small, **values))
+
+    def start(self, *flags: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jopt", "sweep", f"--config={self.config}"),
+                *(f"--workdir={self.folder}", "--workers=1", *flags),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def runs(self) -> dict[str, list[dict]]:
+        """The raw records of every run, all attempts at it, whole lines."""
+        return {
+            path.parent.name: [
+                json.loads(line) for line in path.read_text().split("\n")[:-1]
+            ]
+            for path in self.folder.glob("*/metrics.jsonl")
+        }
+
+    def starts(self) -> dict[str, list[int]]:
+        """The step at which each attempt at each run began."""
+        return {
+            job: [r["step"] for r in records if r.get("event") == "start"]
+            for job, records in self.runs().items()
+        }
+
+    def jobs(self) -> list[dict]:
+        return json.loads((self.folder / "sweep.json").read_text())["jobs"]
+
+    def wait_for(self, process: subprocess.Popen, reached: Callable[[], bool]) -> None:
+        limit = time.monotonic() + 120
+        while not reached():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < limit, "the sweep did not get there in time"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def sweep(tmp_path, text):
+    return Sweep(tmp_path, text)
+
+
+def test_a_killed_sweep_goes_on_in_two_processes_and_no_job_runs_twice(sweep, capsys):
+    # Both trials of the second arm are one and the same run.
+    sweep.write(trials=2, good=(0.01, 0.003), bad=(1e30, 1e30), seeds=(1,))
+    killed = sweep.start()
+    sweep.wait_for(killed, lambda: bool(sweep.starts()))
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+
+    both = [sweep.start(), sweep.start()]
+    outputs = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+
+    jobs = sweep.jobs()
+    starts = sweep.starts()
+    assert starts == {job["id"]: [0] for job in jobs}
+    assert (len(jobs), len(starts)) == (6, 5)
+    done = [output.count(": done, ") for output in outputs]
+    diverged = [output.count(": diverged, ") for output in outputs]
+    # One job's end was seen by nobody: its sweep had been killed.
+    assert sum(done) + sum(diverged) == 4
+    assert all(sum(counts) for counts in zip(done, diverged, strict=True)), "shared"
+
+    status = {
+        job["id"]: json.loads((sweep.folder / job["id"] / "status.json").read_text())
+        for job in jobs
+    }
+    for job in jobs:
+        expected = "done" if job["arm"] == "good" else "diverged"
+        assert status[job["id"]]["state"] == expected
+        record = json.loads((sweep.folder / job["id"] / "config.json").read_text())
+        assert record["sweep"]["name"] == "own_sweep"
+        assert record["sweep"]["arm"] == job["arm"]
+        assert record["sweep"]["sampler"] == "grid"
+        assert record["sweep"]["tuning"]["trials"] == 2
+    good = [job for job in jobs if job["arm"] == "good"]
+    bits = [status[job["id"]]["result"]["eval/bits_per_byte"] for job in good[:2]]
+    final = good[2]
+    assert final["stage"] == "final"
+    assert final["values"] == good[bits.index(min(bits))]["values"]
+
+    # The comparison says what the folders say, diverged runs too.
+    assert main(["compare", str(sweep.folder)]) == 0
+    out = capsys.readouterr().out
+    mean = status[final["id"]]["result"]["eval/bits_per_byte"]
+    assert f"{mean:.4f} ± -" in out
+    assert re.search(r"bad .* 1 diverged ", out)
+    assert "1 seeds are common to all; at least 3 are needed" in out
+    assert "better" not in out
+
+    args = ["sweep", f"--config={sweep.config}", f"--workdir={sweep.folder}"]
+    table = sweep.folder.parent / "all.csv"
+    assert main([*args, "--status", f"--collect={table}"]) == 0
+    assert "tune  bad          2 diverged" in capsys.readouterr().out
+    lines = table.read_text().splitlines()
+    assert len(lines) == 7
+    assert sum(",diverged,inf," in line for line in lines) == 3
+
+    # Another sweep in the same folder would lose these runs.
+    sweep.write(trials=2, good=(0.01, 0.004), bad=(1e30, 1e30), seeds=(1,))
+    assert main([*args, "--limit=1"]) == 2
+    assert "holds another sweep: trial 1 of arm good" in capsys.readouterr().err
+    assert sweep.starts() == starts
+
+
+def test_a_stopped_sweep_saves_its_jobs_and_resumes_them(sweep):
+    sweep.small["train.steps"] = 1500
+    sweep.write(trials=1, good=(0.01,), bad=(0.01,), seeds=())
+    process = sweep.start()
+
+    def trained() -> bool:
+        return any(r.get("step", 0) >= 5 for rs in sweep.runs().values() for r in rs)
+
+    sweep.wait_for(process, trained)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, out
+    assert "stopped, to go on later" in out
+    (job,) = sweep.starts()
+    status = json.loads((sweep.folder / job / "status.json").read_text())
+    assert status["state"] == "preempted"
+
+    again = sweep.start()
+    out, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, out
+    # Both arms ask for one and the same run.
+    (starts,) = sweep.starts().values()
+    assert starts == [0, status["step"]]
+    assert status["step"] >= 5
+    for arm in ("good", "bad"):
+        assert re.search(rf"tune +{arm} +1 done", out)
+
+
+def test_a_failed_job_is_counted_and_tried_again_when_asked(sweep, capfd, monkeypatch):
+    """Its text is missing: an error at run time, not of the config."""
+    monkeypatch.chdir(ROOT)
+    sweep.small["data.path"] = "nothing.txt"
+    sweep.write(trials=1, good=(0.01,), bad=(0.01,), seeds=())
+    args = ["sweep", f"--config={sweep.config}", f"--workdir={sweep.folder}"]
+    assert main(args) == 1
+    out = capfd.readouterr().out
+    assert "failed, attempt 1, exit code 1" in out
+    assert "nothing.txt" in out
+    assert main(args) == 1
+    assert "attempt 2" not in capfd.readouterr().out, "not unasked"
+    assert main([*args, "--retry_failed"]) == 1
+    assert "failed, attempt 2, exit code 1" in capfd.readouterr().out
+
+
+def test_a_shard_and_a_limit_take_their_part(sweep, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sweep.write(trials=4, good=(1, 2, 3, 4), bad=(5, 6, 7, 8), seeds=())
+    started = []
+    monkeypatch.setattr(
+        "jopt.studies._workers.Workers._launch",
+        lambda self, job, lock: (started.append(job.id), lock.release()),
+    )
+    args = ["sweep", f"--config={sweep.config}", f"--workdir={sweep.folder}"]
+    assert main([*args, "--shard=2/4", "--limit=2", "--workers=9"]) == 75
+    ids = [job["id"] for job in sweep.jobs()]
+    assert started == [ids[1], ids[5]]
+    assert "4 pending" in capsys.readouterr().out
+
+
+def test_dry_run_shows_commands_and_makes_nothing(sweep, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sweep.write(trials=2, good=(0.01, 0.02), bad=(1.0, 2.0), seeds=(1, 2))
+    args = ["sweep", f"--config={sweep.config}", f"--workdir={sweep.folder}"]
+    assert main([*args, "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("python -m jopt train --config=configs/adamw_lm.py:micro") == 4
+    assert "4 runs to tune 2 arms, 2 trials each, 10,240 tokens; then 4 with" in out
+    assert not sweep.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.trails=3"], "did you mean  trials"),
+        (["--wrokers=3"], "wrokers"),
+        (["--config.trials=3"], "the grid has 2 points, trials is 3"),
+        (["stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_what_is_mistyped(sweep, capsys, monkeypatch, flags, message):
+    monkeypatch.chdir(ROOT)
+    sweep.write(trials=2, good=(0.01, 0.02), bad=(1.0, 2.0), seeds=())
+    args = [f"--config={sweep.config}", f"--workdir={sweep.folder}", *flags]
+    assert main(["sweep", *args]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not sweep.folder.exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(sweep, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sweep.write(trials=2, good=(0.01, 0.02), bad=(1.0, 2.0), seeds=())
+    sweep.folder.mkdir()
+    (sweep.folder / "thesis.tex").write_text("mine")
+    args = [f"--config={sweep.config}", f"--workdir={sweep.folder}"]
+    assert main(["sweep", *args]) == 2
+    assert "is not empty and holds no sweep" in capsys.readouterr().err
+    assert main(["sweep", *args, "--status"]) == 2
+    assert main(["compare", str(sweep.folder)]) == 2
+    assert [path.name for path in sweep.folder.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("size", ["smoke", "default", "full"])
+def test_studies_are_valid(name, size, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["study", name, f"--size={size}", "--dry_run"]) == 0
+    assert f"runs/{name}-{size}: " in capsys.readouterr().out
+
+
+def test_a_study_needs_the_checkout(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", "optimizers_lm"]) == 2
+    assert "start studies from a checkout of jopt" in capsys.readouterr().err
+
+
+def test_unknown_study(capsys):
+    assert main(["study", "optimizers_ml"]) == 2
+    assert "did you mean 'optimizers_lm'?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_smoke_study(name, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "jopt", "study", name, "--size=smoke"),
+            f"--workdir={tmp_path / name}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 seeds are common to all; at least 3 are needed" in done.stdout
+    assert (tmp_path / name / "compare.html").exists()
