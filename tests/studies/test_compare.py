@@ -70,7 +70,8 @@ def test_a_difference_far_beyond_its_spread_is_claimed(at, capsys):
     assert "| a is better |" in out.replace("  ", " ").replace("  ", " ")
     assert "8 trials, 8 runs, 800 tokens" in out
     page = (at / "out.html").read_text()
-    assert "a is better" in page and "src=" not in page and "href=" not in page
+    assert "a is better" in page and "src=" not in page
+    assert page.count("href=") == page.count("href='data:") == 1, "nothing is fetched"
 
     rows = list(csv.DictReader(io.StringIO((at / "out.csv").read_text())))
     got = {(r["first"], r["second"], r["quantity"]): r["value"] for r in rows}
