@@ -76,7 +76,8 @@ def default_config() -> ConfigDict:
             # 0: only at the end and when stopped.
             # `keep`: of the newest; `keep_every_steps`: multiples that stay for good.
             "checkpoint": {"every_steps": 0, "keep": 3, "keep_every_steps": 0},
-            "monitor": {"every_steps": 0},  # 0: off, the only choice so far
+            # Norms and stable rank of every layer, in the step's program; 0: off.
+            "monitor": {"every_steps": 50},
             "report": {"html": True},
         }
     )
@@ -176,6 +177,7 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
         "checkpoint.every_steps": 0,
         "checkpoint.keep": 1,
         "checkpoint.keep_every_steps": 0,
+        "monitor.every_steps": 0,
     }
     values = dict(flatten(config))
     for key, least in smallest.items():
@@ -194,7 +196,6 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
         # Keys with a fixed place and, so far, a single value.
         "mesh.replica": (1,),
         "mesh.tensor": (1,),
-        "monitor.every_steps": (0,),
     }
     values = dict(flatten(config))
     for key, allowed in choices.items():
