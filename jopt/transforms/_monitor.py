@@ -34,7 +34,7 @@ class MonitorState(NamedTuple):
         inner_state: of the wrapped transformation.
         seen: int32 scalar, updates so far.
         metrics: `layer/<path>` -> float32 (F,), figures of the last update, or -1 where
-            they were not measured. `layer_metrics` gives them their names.
+            there is none. `layer_metrics` gives them their names.
     """
 
     inner_state: PyTree
@@ -193,10 +193,10 @@ def _measured(
     updates: Mapping[str, jax.Array],
     params: Mapping[str, jax.Array],
 ) -> dict[str, jax.Array]:
-    ranks = stable_ranks({path: updates[path] for path in views}, views)
-    found = {}
-    for path, weight in params.items():
-        sizes = norm(grads[path]), norm(updates[path]), norm(weight)
+    ranks = stable_ranks({p: x for p, x in updates.items() if p in views}, views)
+    found = _not_measured(views, params)  # stays for a leaf without a gradient
+    for path, grad in grads.items():
+        sizes = norm(grad), norm(updates[path]), norm(params[path])
         figures = [*sizes, _ratio(*sizes[1:])]
         figures += [ranks[path]] if path in views else []
         found[LAYER + path] = jnp.stack(figures)

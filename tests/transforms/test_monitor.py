@@ -133,6 +133,14 @@ def test_where_nothing_is_nothing_becomes_infinite():
         assert np.all(np.isfinite(list(found.values())))
 
 
+def test_a_leaf_without_a_gradient_is_left_out():
+    tx = jopt.monitor(optax.identity(), 1)
+    params = {"a": jnp.eye(2), "b": jnp.eye(2)}
+    _, state = tx.update({"a": None, "b": jnp.eye(2)}, tx.init(params), params)
+    names = layer_metrics(state.metrics)
+    assert {name.rsplit("/", 1)[0] for name in names} == {"layer/b"}
+
+
 def test_lanes_of_vmap_and_a_traced_interval():
     params, grads = tree(0), tree(1)
 
