@@ -10,7 +10,8 @@ from ml_collections.config_dict import placeholder
 
 from jopt.errors import ConfigError, did_you_mean, nearest
 
-# Sub-trees with keys of their own: checked by the model builder and by the rules.
+# Sub-trees with keys of their own: checked by the model builder and by the rules. Those
+# check the values of `optim.order` and `train.schedule` as well.
 _OPEN = ("model", "optim.rules")
 
 
@@ -156,8 +157,6 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
             f"eval.stride is {stride}; it lies in 1..data.seq_len "
             f"({config.data.seq_len})"
         )
-    if not config.optim.order:
-        yield "optim.order is empty; name the rules to use, for example ('all',)"
 
 
 def _too_small(config: ConfigDict) -> Iterator[str]:
@@ -192,7 +191,6 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
         "oracle.name": ("value_and_grad",),
         "local_updates.name": ("none",),
         "train.compute_dtype": ("auto", "float32", "bfloat16"),
-        "train.schedule.name": ("warmup_stable_decay", "cosine", "constant"),
         # Keys with a fixed place and, so far, a single value.
         "mesh.replica": (1,),
         "mesh.tensor": (1,),
