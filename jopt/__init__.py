@@ -22,6 +22,7 @@ from jopt.optimizers import (
 )
 from jopt.transforms import (
     clip_by_global_norm,
+    monitor,
     scale_by_momentum,
     scale_by_orthogonalization,
     scale_by_shape,
@@ -42,6 +43,7 @@ __all__ = [
     "label_params",
     "linalg",
     "lion",
+    "monitor",
     "muon",
     "optimizers",
     "orthogonalize",

@@ -16,11 +16,10 @@ from jopt.models._model import (
     ModelState,
     Params,
     SpecSource,
+    all_taps,
     check_known,
-    check_taps,
-    declare_specs,
+    declare_model,
 )
-from jopt.models._nnx import matmul_flops
 
 SOWN = "intermediates"
 
@@ -71,8 +70,7 @@ def linen_model(
     >>> jax.tree.map(jnp.shape, params), state
     ({'bias': (3,), 'kernel': (2, 3)}, {})
     """
-    weight_taps = dict(taps or {})
-    names = tuple(dict.fromkeys([*weight_taps.values(), *tap_names]))
+    names = all_taps(taps, tap_names)
 
     def run(module: linen.Module, batch: Batch, train: bool) -> Any:
         return call(module, batch, train)
@@ -116,14 +114,14 @@ def linen_model(
             jax.eval_shape(init, jax.random.key(0), dict(batch))[0]
         ).items()
     }
-    specs = declare_specs(shapes, matrix_specs)
-    return Model(
-        init=init,
-        apply=apply,
-        matrix_specs=specs,
-        taps=check_taps(weight_taps, specs, names),
-        tap_names=names,
-        flops_per_token=flops_per_token or matmul_flops(shapes, specs),
+    return declare_model(
+        init,
+        apply,
+        shapes,
+        matrix_specs=matrix_specs,
+        taps=taps,
+        tap_names=tap_names,
+        flops_per_token=flops_per_token,
         vocab_size=vocab_size,
     )
 

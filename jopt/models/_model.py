@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jopt.errors import ConfigError, ShapeError, nearest
 from jopt.matrix import MatrixSpec
+from jopt.tree import count
 
 Batch = Mapping[str, Any]
 Params = dict[str, Any]
@@ -57,6 +59,58 @@ class Model:
     tap_names: tuple[str, ...]
     flops_per_token: Callable[[int], int]
     vocab_size: int = 0
+
+
+def declare_model(
+    init: Callable[..., Any],
+    apply: Callable[..., Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    matrix_specs: SpecSource,
+    taps: Mapping[str, str] | None,
+    tap_names: Sequence[str],
+    flops_per_token: Callable[[int], int] | None,
+    vocab_size: int,
+) -> Model:
+    """A `Model` from two functions, its declarations checked against the `shapes`.
+
+    The arguments are those of `nnx_model`, which holds for every module system.
+    """
+    specs = declare_specs(shapes, matrix_specs)
+    names = all_taps(taps, tap_names)
+    return Model(
+        init=init,
+        apply=apply,
+        matrix_specs=specs,
+        taps=check_taps(taps or {}, specs, names),
+        tap_names=names,
+        flops_per_token=flops_per_token or matmul_flops(shapes, specs),
+        vocab_size=vocab_size,
+    )
+
+
+def all_taps(
+    taps: Mapping[str, str] | None, tap_names: Sequence[str]
+) -> tuple[str, ...]:
+    """The taps of weights and the further ones, each once.
+
+    >>> all_taps({"w": "x", "v": "x"}, ["logits"])
+    ('x', 'logits')
+    """
+    return tuple(dict.fromkeys([*(taps or {}).values(), *tap_names]))
+
+
+def matmul_flops(
+    shapes: Mapping[str, tuple[int, ...]], specs: Mapping[str, Any]
+) -> Callable[[int], int]:
+    """6 operations for each parameter with a matrix view: 2 forward, 4 backward.
+
+    >>> matmul_flops({"w": (2, 3)}, {"w": "a view"})(128)
+    36
+    """
+    arrays = {path: jax.ShapeDtypeStruct(s, jnp.float32) for path, s in shapes.items()}
+    flops = 6 * count({p: a for p, a in arrays.items() if specs[p] is not None})
+    return lambda seq_len: flops
 
 
 def declare_specs(

@@ -17,9 +17,9 @@ from jopt.models._model import (
     ModelState,
     Params,
     SpecSource,
+    all_taps,
     check_known,
-    check_taps,
-    declare_specs,
+    declare_model,
 )
 from jopt.models._taps import Taps
 
@@ -79,9 +79,7 @@ def nnx_model(
     rng_slot = _Slot("random streams", states[1])
     rest_slot = _Slot("model_state", states[2])
     shapes = {path: leaf.shape for path, leaf in params_slot.leaves.items()}
-    specs = declare_specs(shapes, matrix_specs)
-    weight_taps = dict(taps or {})
-    names = tuple(dict.fromkeys([*weight_taps.values(), *tap_names]))
+    names = all_taps(taps, tap_names)
 
     def init(key: jax.Array, batch: Batch | None = None) -> tuple[Params, ModelState]:
         del batch  # An NNX module knows its shapes.
@@ -120,28 +118,16 @@ def nnx_model(
             model_state = rest_slot.read(_split(module)[1][2])
         return outputs, model_state, recorder.values
 
-    return Model(
-        init=init,
-        apply=apply,
-        matrix_specs=specs,
-        taps=check_taps(weight_taps, specs, names),
-        tap_names=names,
-        flops_per_token=flops_per_token or matmul_flops(shapes, specs),
+    return declare_model(
+        init,
+        apply,
+        shapes,
+        matrix_specs=matrix_specs,
+        taps=taps,
+        tap_names=tap_names,
+        flops_per_token=flops_per_token,
         vocab_size=vocab_size,
     )
-
-
-def matmul_flops(
-    shapes: Mapping[str, tuple[int, ...]], specs: Mapping[str, Any]
-) -> Callable[[int], int]:
-    """6 operations for each parameter with a matrix view: 2 forward, 4 backward.
-
-    >>> matmul_flops({"w": (2, 3)}, {"w": "a view"})(128)
-    36
-    """
-    arrays = {path: jax.ShapeDtypeStruct(s, jnp.float32) for path, s in shapes.items()}
-    flops = 6 * tree.count({p: a for p, a in arrays.items() if specs[p] is not None})
-    return lambda seq_len: flops
 
 
 def _split(module: nnx.Module) -> tuple[Any, tuple[nnx.State, ...]]:

@@ -11,7 +11,8 @@ from ml_collections.config_dict import placeholder
 from jopt.errors import ConfigError, did_you_mean, nearest
 from jopt.reporting import mirror_faults
 
-# Sub-trees with keys of their own: checked by the model builder and by the rules.
+# Sub-trees with keys of their own: checked by the model builder and by the rules. Those
+# check the values of `optim.order` and `train.schedule` as well.
 _OPEN = ("model", "optim.rules")
 
 # What data an objective can train on.
@@ -80,7 +81,8 @@ def default_config() -> ConfigDict:
             # 0: only at the end and when stopped.
             # `keep`: of the newest; `keep_every_steps`: multiples that stay for good.
             "checkpoint": {"every_steps": 0, "keep": 3, "keep_every_steps": 0},
-            "monitor": {"every_steps": 0},  # 0: off, the only choice so far
+            # Norms and stable rank of every layer, in the step's program; 0: off.
+            "monitor": {"every_steps": 50},
             # `tracker`: 'package.module:function' that is given the run's folder and
             # returns a function of a record. Both get what metrics.jsonl gets.
             "report": {
@@ -173,8 +175,6 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
             f"data.path is {config.data.path!r}, but only objective.name = "
             "'language_model' reads text"
         )
-    if not config.optim.order:
-        yield "optim.order is empty; name the rules to use, for example ('all',)"
 
 
 def _too_small(config: ConfigDict) -> Iterator[str]:
@@ -194,6 +194,7 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
         "checkpoint.every_steps": 0,
         "checkpoint.keep": 1,
         "checkpoint.keep_every_steps": 0,
+        "monitor.every_steps": 0,
     }
     values = dict(flatten(config))
     for key, least in smallest.items():
@@ -208,11 +209,9 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
         "oracle.name": ("value_and_grad",),
         "local_updates.name": ("none",),
         "train.compute_dtype": ("auto", "float32", "bfloat16"),
-        "train.schedule.name": ("warmup_stable_decay", "cosine", "constant"),
         # Keys with a fixed place and, so far, a single value.
         "mesh.replica": (1,),
         "mesh.tensor": (1,),
-        "monitor.every_steps": (0,),
     }
     values = dict(flatten(config))
     for key, allowed in choices.items():

@@ -20,8 +20,9 @@ from jopt.training._run_folder import RunFolder
 from jopt.training._signals import StopSignals
 from jopt.training._source import Source
 from jopt.training._state import TrainState
+from jopt.training._step import written
 from jopt.training._watchdog import Watchdog
-from jopt.transforms import SkipState
+from jopt.transforms import SkipState, unmonitored
 
 End = Literal["complete", "stopped", "tripped"]
 
@@ -59,7 +60,7 @@ class Loop:
         self._process_start = process_start
         self._watchdog = watchdog
         self._guard = guard
-        self._guarded = isinstance(plan.shapes.opt_state, SkipState)
+        self._guarded = isinstance(unmonitored(plan.shapes.opt_state), SkipState)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._rates = LearningRates(plan.config)
         self._clock = _Clock()
@@ -153,9 +154,12 @@ class Loop:
         if self._guarded:
             self._guard.see(float(on_device[SKIPPED_IN_A_ROW]))
         every = self._config.train.log_every_steps
-        if step % every and step != self._config.train.steps:
+        last = step == self._config.train.steps
+        if not (
+            last or _due(step, every) or _due(step, self._config.monitor.every_steps)
+        ):
             return
-        metrics = {name: float(x) for name, x in jax.device_get(on_device).items()}
+        metrics = written(jax.device_get(on_device))
         rate = self._clock.rate()
         self._log.write(
             {
@@ -174,7 +178,7 @@ class Loop:
                 f"step {self._checkpoints.latest()} in {self._folder.checkpoints}"
             )
         remaining = self._plan.items(self._config.train.steps - step) / max(rate, 1.0)
-        if step % (10 * every) == 0 or step == self._config.train.steps:
+        if step % (10 * every) == 0 or last:
             self._folder.set_status("running", step=step)
             self._console.progress(step, loss, rate, remaining)
 

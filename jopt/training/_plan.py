@@ -21,6 +21,7 @@ from jopt.training._platform import compute_dtype
 from jopt.training._state import TrainState, state_factory, state_shardings
 from jopt.training._step import make_step
 from jopt.training._tasks import TASKS, Task
+from jopt.transforms import monitor
 
 PyTree = Any
 
@@ -110,7 +111,9 @@ def make_plan(config: ConfigDict) -> Plan:
     model = models.build(config.model)
     batch = task.example_batch(config)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
-    optimizer = build(config, params, matrix_specs=model.matrix_specs)
+    optimizer = _monitored(
+        build(config, params, matrix_specs=model.matrix_specs), config, model
+    )
     oracle = value_and_grad(
         task.objective(model),
         accumulation=config.train.accumulation,
@@ -127,6 +130,20 @@ def make_plan(config: ConfigDict) -> Plan:
         shardings,
     )
     return Plan(config, task, mesh, model, oracle, optimizer, shapes)
+
+
+def _monitored(
+    optimizer: Optimizer, config: ConfigDict, model: models.Model
+) -> Optimizer:
+    """`optimizer` inside `monitor`, which sees the gradient before all, the step after.
+
+    With `monitor.every_steps = 0` the optimizer and its state are what they were.
+    """
+    every_steps = config.monitor.every_steps
+    if every_steps == 0:
+        return optimizer
+    tx = monitor(optimizer.tx, every_steps, matrix_specs=model.matrix_specs)
+    return optimizer._replace(tx=tx)
 
 
 def _make_state(

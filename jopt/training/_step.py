@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,14 @@ import optax
 from jopt.optimizers import Optimizer
 from jopt.training._oracles import Gradients, Oracle
 from jopt.training._state import TrainState
-from jopt.transforms import SkipState, select
+from jopt.transforms import (
+    LAYER,
+    MonitorState,
+    SkipState,
+    layer_metrics,
+    select,
+    unmonitored,
+)
 from jopt.tree import global_norm, path_string
 
 PyTree = Any
@@ -24,9 +31,9 @@ def make_step(
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """A pure function `(state, batch) -> (state, metrics)`, not yet jitted.
 
-    The batch holds the whole accumulation window. Metrics are float32 scalars: the
-    objective's, `grad_norm`, `update_norm`, `param_norm`, and whatever transforms
-    report through a `metrics` field of their state.
+    The batch holds the whole accumulation window. Metrics are float32: the objective's,
+    `grad_norm`, `update_norm`, `param_norm`, and whatever transforms report through a
+    `metrics` field of their state. `written` makes numbers of them.
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
@@ -42,9 +49,10 @@ def make_step(
         )
         params = optax.apply_updates(state.params, updates)
         model_state = gradients.aux.model_state
-        if isinstance(opt_state, SkipState):
+        guard = unmonitored(opt_state)
+        if isinstance(guard, SkipState):
             # Whatever the bad batch touched outside the optimizer is undone as well.
-            sound = opt_state.in_a_row == 0
+            sound = guard.in_a_row == 0
             model_state = select(sound, model_state, state.model_state)
             oracle_state = select(sound, oracle_state, state.oracle_state)
         rows = batch["inputs"].shape[0]
@@ -85,14 +93,30 @@ def _extra_args(
 def state_metrics(opt_state: PyTree) -> Metrics:
     """The `metrics` of all states in a tree, each named by its path.
 
-    States inside a state that reports are found too.
+    States inside a state that reports are found too. Those of a `monitor` are named by
+    the layer alone, and what it wraps is named as if it were not there.
     """
     found: Metrics = {}
     for path, node in _reporting(opt_state, ()):
         name = path_string(path)
         prefix = f"optim/{name}/" if name else "optim/"
+        if isinstance(node, MonitorState):
+            prefix = ""
         found |= {f"{prefix}{key}": value for key, value in node.metrics.items()}
     return found
+
+
+def written(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a step, on the host, as `metrics.jsonl` has them.
+
+    Layers that were not measured in this step are left out.
+
+    >>> import numpy as np
+    >>> written({"train/loss": np.float32(2.0), "layer/b": np.full(4, -1.0)})
+    {'train/loss': 2.0}
+    """
+    others = {name: x for name, x in metrics.items() if not name.startswith(LAYER)}
+    return {name: float(x) for name, x in (others | layer_metrics(metrics)).items()}
 
 
 def _reporting(tree: PyTree, above: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
@@ -102,7 +126,7 @@ def _reporting(tree: PyTree, above: tuple[Any, ...]) -> Iterator[tuple[Any, Any]
     if reports(tree):
         yield above, tree
     nodes, _ = jax.tree_util.tree_flatten_with_path(
-        tree, is_leaf=lambda node: node is not tree and reports(node)
+        unmonitored(tree), is_leaf=lambda node: node is not tree and reports(node)
     )
     for path, node in nodes:
         if node is not tree and reports(node):

@@ -11,6 +11,14 @@ from jopt.transforms._momentum import (
     scale_by_momentum,
     steepest_descent,
 )
+from jopt.transforms._monitor import (
+    FIGURES,
+    LAYER,
+    MonitorState,
+    layer_metrics,
+    monitor,
+    unmonitored,
+)
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
 from jopt.transforms._sign import scale_by_sign, sign_tree
@@ -24,9 +32,12 @@ from jopt.transforms._skip import (
 from jopt.transforms._specs import MatrixSpecs, find_spec, resolve_specs
 
 __all__ = [
+    "FIGURES",
+    "LAYER",
     "MatrixSpecs",
     "Momentum",
     "MomentumState",
+    "MonitorState",
     "ShapeMode",
     "SkipState",
     "clip_by_global_norm",
@@ -34,8 +45,10 @@ __all__ = [
     "ema",
     "find_spec",
     "heavy_ball",
+    "layer_metrics",
     "map_matrices",
     "map_stacks",
+    "monitor",
     "resolve_specs",
     "robust_zscore",
     "scale_by_momentum",
@@ -48,4 +61,5 @@ __all__ = [
     "skip_nonfinite",
     "skip_spikes",
     "steepest_descent",
+    "unmonitored",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,23 +42,11 @@ def map_matrices(
     >>> seen, halved["down"].shape
     ([(2, 2, 3)], (3, 2))
     """
-    groups: dict[tuple, list[tuple[str, int, jax.Array]]] = {}
-    for path, leaf in named_leaves(tree).items():
-        for index, stack in enumerate(matrices(leaf, specs[path])):
-            wide_SMN = stack.swapaxes(1, 2) if _tall(stack.shape) else stack
-            key = (wide_SMN.shape[1:], wide_SMN.dtype)
-            groups.setdefault(key, []).append((path, index, wide_SMN))
-
     results: dict[tuple[str, int], jax.Array] = {}
-    for members in groups.values():
-        stacks = [stack for _, _, stack in members]
-        joined_SMN = stacks[0] if len(stacks) == 1 else jnp.concatenate(stacks)
-        mapped_SMN = fn(joined_SMN)
-        start = 0
-        for path, index, stack in members:
-            end = start + stack.shape[0]
-            results[path, index] = mapped_SMN[start:end]
-            start = end
+    for group in join_matrices(tree, specs):
+        mapped_SMN = fn(group.stack)
+        for (path, index), rows in group.members.items():
+            results[path, index] = mapped_SMN[rows]
 
     def rebuild(key_path: tuple, leaf: jax.Array) -> jax.Array:
         path = path_string(key_path)
@@ -70,6 +60,44 @@ def map_matrices(
         return assemble(stacks, spec, leaf.shape)
 
     return jax.tree_util.tree_map_with_path(rebuild, tree)
+
+
+class Group(NamedTuple):
+    """Matrices of one shape and dtype from all over a tree.
+
+    Attributes:
+        stack: all of them, (S, M, N), M <= N; those of a tall stack are transposed.
+        members: (path, index of the stack in `matrices`) -> its rows along S.
+    """
+
+    stack: jax.Array
+    members: dict[tuple[str, int], slice]
+
+
+def join_matrices(tree: PyTree, specs: Mapping[str, MatrixSpec]) -> list[Group]:
+    """The matrices of all leaves, joined by shape and dtype; see `map_matrices`.
+
+    >>> [group] = join_matrices(
+    ...     {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 2))},
+    ...     {path: MatrixSpec((0,), (1,)) for path in ("up", "down")},
+    ... )
+    >>> group.stack.shape, group.members
+    ((2, 2, 3), {('down', 0): slice(0, 1, None), ('up', 0): slice(1, 2, None)})
+    """
+    groups: dict[tuple, dict[tuple[str, int], jax.Array]] = {}
+    for path, leaf in named_leaves(tree).items():
+        for index, stack in enumerate(matrices(leaf, specs[path])):
+            wide_SMN = stack.swapaxes(1, 2) if _tall(stack.shape) else stack
+            key = (wide_SMN.shape[1:], wide_SMN.dtype)
+            groups.setdefault(key, {})[path, index] = wide_SMN
+    joined = []
+    for stacks in groups.values():
+        ends = list(itertools.accumulate(len(stack) for stack in stacks.values()))
+        rows = map(slice, [0, *ends], ends)
+        several = list(stacks.values())
+        joined_SMN = several[0] if len(several) == 1 else jnp.concatenate(several)
+        joined.append(Group(joined_SMN, dict(zip(stacks, rows, strict=False))))
+    return joined
 
 
 def _tall(block: tuple[int, ...]) -> bool:

@@ -34,3 +34,8 @@ def train_step(monkeypatch):
 @pytest.fixture
 def startup(monkeypatch):
     return _load(monkeypatch, "startup")
+
+
+@pytest.fixture
+def watching(monkeypatch):
+    return _load(monkeypatch, "monitor")

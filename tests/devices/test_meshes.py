@@ -54,14 +54,19 @@ GENTLE = (
 
 
 def test_muon_agrees_on_every_mesh(tmp_path):
-    one = train("configs/muon_lm.py:micro", 1, 1, tmp_path, "100")
+    steps = "5,100", "--config.monitor.every_steps=5"
+    one = train("configs/muon_lm.py:micro", 1, 1, tmp_path, *steps)
+    layers = [name for name in one if name.startswith("5:layer/")]
+    assert len(layers) > 5 * 12
     assert one["losses"][-1] < one["losses"][0] - 1.0, "the model did not learn"
     for data, fsdp in MESHES:
-        many = train("configs/muon_lm.py:micro", data, fsdp, tmp_path, "100")
+        many = train("configs/muon_lm.py:micro", data, fsdp, tmp_path, *steps)
         np.testing.assert_allclose(many["losses"][-1], one["losses"][-1], rtol=1e-5)
         assert many["cursor"] == one["cursor"] == 800
         # fsdp really splits parameters and optimizer state; data alone splits none.
         assert (many["sharded"] > 0) == (fsdp > 1)
+        for name in layers:
+            np.testing.assert_allclose(many[name], one[name], 1e-3, err_msg=name)
 
 
 def test_signum_agrees_entry_by_entry(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 from jopt.training._flags import parse
 from jopt.training._plan import make_plan, resolve
 from jopt.training._source import load_source
+from jopt.transforms import layer_metrics
 from jopt.tree import named_leaves
 
 
@@ -42,6 +43,7 @@ def main(config: str, data: str, fsdp: str, out: str, steps: str, *own: str) -> 
         if step in wanted:
             for path, leaf in named_leaves(state.params).items():
                 arrays[f"{step}:{path}"] = np.asarray(leaf)
+            arrays |= {f"{step}:{k}": x for k, x in layer_metrics(metrics).items()}
     sharded = [
         path
         for path, leaf in named_leaves((state.params, state.opt_state)).items()

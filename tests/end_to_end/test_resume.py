@@ -24,16 +24,17 @@ def unbroken(training):
 
 
 def test_kill_9_at_a_random_step(training, unbroken):
-    expected = unbroken()
+    monitored = "--config.monitor.every_steps=7"
+    expected = unbroken(monitored)
     step = random.Random().randint(11, 55)
-    process = training.start(*STEPS, *SAVES)
+    process = training.start(*STEPS, *SAVES, monitored)
     training.wait_for(process, lambda: training.last_step() >= step)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert training.status()["state"] == "running"
 
-    again = training.run(*STEPS, *SAVES)
+    again = training.run(*STEPS, *SAVES, monitored)
     assert again.returncode == 0, again.stderr
     assert "resuming at step" in again.stdout
     assert training.digest() == expected, f"killed at step {step}"

@@ -113,6 +113,11 @@ def skipping_spikes(learning_rate: Any, weight_decay: Any) -> Any:
     return jopt.skip_spikes(jopt.lion(learning_rate, weight_decay=weight_decay))
 
 
+def monitored(learning_rate: Any, weight_decay: Any) -> Any:
+    inner = jopt.lion(learning_rate, weight_decay=weight_decay)
+    return jopt.monitor(inner, 1, matrix_specs=MATRIX_SPECS)
+
+
 RATE = {"learning_rate": 0.01, "weight_decay": 0.1}
 # Two stages compile faster than five and obey the same laws.
 MATRIX = {"matrix_specs": MATRIX_SPECS, "steps": 2}
@@ -174,6 +179,15 @@ CASES = (
         skipping_spikes,
         RATE,
         tuple(RATE),
+        scale_free=True,
+    ),
+    Case(
+        "monitor",
+        monitored,
+        RATE,
+        tuple(RATE),
+        # Few, since its branch is compiled anew in every eager step.
+        {"stack": (2, 4, 6), "bias": (6,)},
         scale_free=True,
     ),
     Case("clip", jopt.clip_by_global_norm, {"max_norm": 2.0}, ("max_norm",)),

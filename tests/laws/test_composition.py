@@ -94,16 +94,17 @@ def test_partition_masks_tree_shaped_extra_args(movable_case, close):
         close(update, masked[path] if path in chosen else 0 * update, 0.0)
 
 
-def test_multi_steps_emits_the_update_of_the_mean(rated_case, close):
-    params = rated_case.params()
-    grads = [rated_case.grads(seed=seed) for seed in (1, 2)]
+def test_multi_steps_is_the_step_on_the_mean(case, close):
+    params = case.params()
+    grads = [case.grads(seed=seed) for seed in (1, 2)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *grads)
-    wrapped = optax.MultiSteps(rated_case.tx(), every_k_schedule=2)
+    wrapped = optax.MultiSteps(case.tx(), every_k_schedule=2)
     state = wrapped.init(params)
     first, state = wrapped.update(grads[0], state, params)
     second, state = wrapped.update(grads[1], state, params)
     assert all(not jnp.any(leaf) for leaf in jax.tree.leaves(first))
-    close(second, step(rated_case.tx(), mean, params), FLOAT32)
+    expected = case.tx().update(mean, case.tx().init(params), params)
+    close((second, state.inner_opt_state), expected, FLOAT32)
 
 
 def test_inject_hyperparams_gives_the_same_update(numeric_case, close):
@@ -116,6 +117,31 @@ def test_inject_hyperparams_gives_the_same_update(numeric_case, close):
     updates, new_state = jax.jit(tx.update)(grads, state, params)
     close(updates, step(numeric_case.tx(), grads, params), FLOAT32)
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize("wrap", [jopt.skip_nonfinite, jopt.skip_spikes, jopt.monitor])
+def test_wrappers_forward_extra_args(wrap):
+    seen = []
+
+    def spy(updates, state, params=None, **extra_args):
+        seen.append(extra_args)
+        return updates, state
+
+    inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, spy)
+    ones = {"w": jnp.ones(2)}
+    step(wrap(inner), ones, ones, value=jnp.ones(()), unknown=3)
+    assert seen == [{"value": 1.0, "unknown": 3}]
+
+
+def test_rules_forward_extra_args():
+    rules = {"all": {"match": ".", "name": "optax.contrib:reduce_on_plateau"}}
+    whole_tree = {"clip": 1.0, "skip_nonfinite": True}
+    config = {"optim": {"order": ("all",), "rules": rules, "whole_tree": whole_tree}}
+    ones = {"w": jnp.ones(2)}
+    tx = jopt.optimizers.build(config, ones).tx
+    step(tx, ones, ones, value=jnp.ones(()))
+    with pytest.raises(TypeError, match="value"):
+        step(tx, ones, ones)
 
 
 @pytest.mark.parametrize("name", ["signum", "lion", "muon"])

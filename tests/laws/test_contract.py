@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import jopt
 from jopt.tree import digest
 
 # Two compiled forms of one float32 program differ by a few roundings, and five
@@ -21,23 +23,44 @@ def test_unknown_extra_args_are_accepted_and_change_nothing(case):
     assert digest(plain) == digest(extra)
 
 
-def test_traced_hyperparameters_under_vmap_equal_a_loop(numeric_case, close):
-    params, grads = numeric_case.params(), numeric_case.grads()
-
-    def step(values):
-        tx = numeric_case.tx(**values)
+def test_vmap_over_hyperparameters_and_parameters_equals_a_loop(case, close):
+    def step(values, params, grads):
+        tx = case.tx(**values)
         return tx.update(grads, tx.init(params), params)
 
-    lanes = {
-        name: numeric_case.kwargs[name] * jnp.array([1.0, 0.5])
-        for name in numeric_case.traced
-    }
-    batched = jax.jit(jax.vmap(step))(lanes)
+    # The second lane has other hyperparameters, the third other arrays as well.
+    lanes = [
+        (
+            {name: jnp.float32(case.kwargs[name] * factor) for name in case.traced},
+            jax.tree.map(lambda x, turned=turned: -x if turned else x, case.params()),
+            case.grads(seed=2 if turned else 1),
+        )
+        for factor, turned in ((1.0, False), (0.5, False), (0.5, True))
+    ]
+    batched = jax.jit(jax.vmap(step))(*stacked(lanes))
     single = jax.jit(step)
-    one_by_one = [single({k: v[i] for k, v in lanes.items()}) for i in (0, 1)]
-    close(batched, jax.tree.map(lambda *x: jnp.stack(x), *one_by_one), FLOAT32)
-    first, second = one_by_one
-    assert digest(first) != digest(second)
+    first, second, third = one_by_one = [single(*lane) for lane in lanes]
+    close(batched, stacked(one_by_one), FLOAT32)
+    assert (digest(first) != digest(second)) == bool(case.traced)
+    assert digest(second) != digest(third)
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def test_one_nan_under_skip_nonfinite_changes_no_bit(case):
+    tx = jopt.skip_nonfinite(case.tx())
+    update = jax.jit(tx.update)
+    params, grads = case.params(), case.grads()
+    updates, before = update(grads, tx.init(params), params)
+    assert int(before.skipped) == 0 and any(map(jnp.any, jax.tree.leaves(updates)))
+    leaves, structure = jax.tree.flatten(grads)
+    leaves[-1] = leaves[-1].at[(0,) * leaves[-1].ndim].set(jnp.nan)
+    updates, after = update(jax.tree.unflatten(structure, leaves), before, params)
+    assert int(after.skipped) == 1
+    assert digest(after.inner_state) == digest(before.inner_state)
+    assert digest(optax.apply_updates(params, updates)) == digest(params)
 
 
 def test_a_new_hyperparameter_value_does_not_retrace(numeric_case):

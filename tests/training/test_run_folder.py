@@ -73,7 +73,7 @@ def test_every_fault_of_a_config_is_listed():
             "train.steps": 0,
             "eval.stride": 500,
             "checkpoint.keep": 0,
-            "monitor.every_steps": 5,
+            "monitor.every_steps": -1,
         }
     )
     with pytest.raises(ConfigError) as caught:
@@ -83,7 +83,7 @@ def test_every_fault_of_a_config_is_listed():
         "train.steps is 0",
         "eval.stride is 500",
         "checkpoint.keep is 0",
-        "monitor.every_steps is 5; one of [0] is expected",
+        "monitor.every_steps is -1; it must be at least 0",
     ):
         assert fault in message
 
