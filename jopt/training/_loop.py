@@ -159,7 +159,7 @@ class Loop:
             last or _due(step, every) or _due(step, self._config.monitor.every_steps)
         ):
             return
-        metrics = written(jax.device_get(on_device))
+        metrics = written(jax.device_get(on_device), self._plan.shapes.params)
         rate = self._clock.rate()
         self._log.write(
             {

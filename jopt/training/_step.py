@@ -13,7 +13,7 @@ from jopt.optimizers import Optimizer
 from jopt.training._oracles import Gradients, Oracle
 from jopt.training._state import TrainState
 from jopt.transforms import (
-    LAYER,
+    LAYERS,
     MonitorState,
     SkipState,
     layer_metrics,
@@ -93,30 +93,35 @@ def _extra_args(
 def state_metrics(opt_state: PyTree) -> Metrics:
     """The `metrics` of all states in a tree, each named by its path.
 
-    States inside a state that reports are found too. Those of a `monitor` are named by
-    the layer alone, and what it wraps is named as if it were not there.
+    States inside a state that reports are found too. That of a `monitor` around all is
+    `layers`, and what it wraps is named as if it were not there; a monitor further in
+    does not know all layers and is passed over.
     """
     found: Metrics = {}
     for path, node in _reporting(opt_state, ()):
         name = path_string(path)
         prefix = f"optim/{name}/" if name else "optim/"
         if isinstance(node, MonitorState):
+            if node is not opt_state:
+                continue
             prefix = ""
         found |= {f"{prefix}{key}": value for key, value in node.metrics.items()}
     return found
 
 
-def written(metrics: Mapping[str, Any]) -> dict[str, float]:
+def written(metrics: Mapping[str, Any], params: PyTree) -> dict[str, float]:
     """The metrics of a step, on the host, as `metrics.jsonl` has them.
 
-    Layers that were not measured in this step are left out.
+    Layers, named after `params`, are left out where this step did not measure them.
 
     >>> import numpy as np
-    >>> written({"train/loss": np.float32(2.0), "layer/b": np.full(4, -1.0)})
+    >>> metrics = {"train/loss": np.float32(2.0), "layers": np.full((1, 5), -1.0)}
+    >>> written(metrics, {"bias": np.zeros(3)})
     {'train/loss': 2.0}
     """
-    others = {name: x for name, x in metrics.items() if not name.startswith(LAYER)}
-    return {name: float(x) for name, x in (others | layer_metrics(metrics)).items()}
+    others = {name: x for name, x in metrics.items() if name != LAYERS}
+    layers = layer_metrics(metrics, params)
+    return {name: float(x) for name, x in (others | layers).items()}
 
 
 def _reporting(tree: PyTree, above: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from jopt.transforms._momentum import (
 )
 from jopt.transforms._monitor import (
     FIGURES,
-    LAYER,
+    LAYERS,
     MonitorState,
     layer_metrics,
     monitor,
@@ -33,7 +33,7 @@ from jopt.transforms._specs import MatrixSpecs, find_spec, resolve_specs
 
 __all__ = [
     "FIGURES",
-    "LAYER",
+    "LAYERS",
     "MatrixSpecs",
     "Momentum",
     "MomentumState",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,13 +18,12 @@ from jopt.transforms._dispatch import join_matrices
 from jopt.transforms._specs import MatrixSpecs, find_spec, resolve_specs
 from jopt.tree import PyTree, named_leaves, norm
 
-# S stacked matrices; M, N rows and columns; F figures of one layer.
+# L layers; F figures of one; S stacked matrices; M, N rows and columns.
 
-# In the order of the vector of a layer; the last one only where there is a matrix view.
 FIGURES = ("grad_norm", "update_norm", "weight_norm", "update_to_weight", "stable_rank")
 POWER_ITERATIONS = 20
 NOT_MEASURED = -1.0  # no figure is negative
-LAYER = "layer/"  # how the name of a layer's metrics begins
+LAYERS = "layers"  # the one entry of `MonitorState.metrics`
 
 
 class MonitorState(NamedTuple):
@@ -33,8 +32,9 @@ class MonitorState(NamedTuple):
     Attributes:
         inner_state: of the wrapped transformation.
         seen: int32 scalar, updates so far.
-        metrics: `layer/<path>` -> float32 (F,), figures of the last update, or -1 where
-            there is none. `layer_metrics` gives them their names.
+        metrics: `layers` -> float32 (L, F), the figures of the last update, or -1 where
+            there is none. `layer_metrics` gives them their names. One array, since in a
+            small model dozens of them cost more than what is in them.
     """
 
     inner_state: PyTree
@@ -87,13 +87,13 @@ def monitor(
     >>> tx = monitor(optax.sgd(0.5), every_steps=1)
     >>> params = {"w": jnp.array([[3.0, 0.0], [0.0, 4.0]])}
     >>> _, state = tx.update(params, tx.init(params), params)
-    >>> for name, figure in layer_metrics(state.metrics).items():
-    ...     print(name, round(float(figure), 3))
+    >>> for name, figure in layer_metrics(state.metrics, params).items():
+    ...     print(name, round(float(figure), 2))
     layer/w/grad_norm 5.0
     layer/w/update_norm 2.5
     layer/w/weight_norm 5.0
     layer/w/update_to_weight 0.5
-    layer/w/stable_rank 1.563
+    layer/w/stable_rank 1.56
     """
     inner = optax.with_extra_args_support(inner)
     if not isinstance(every_steps, jax.Array) and np.any(np.asarray(every_steps) < 1):
@@ -105,7 +105,7 @@ def monitor(
         leaves, views = named_leaves(params), _views(params, matrix_specs)
         resolve_specs({path: leaves[path] for path in views}, views)
         zero = jnp.zeros((), jnp.int32)
-        return MonitorState(inner.init(params), zero, _not_measured(views, leaves))
+        return MonitorState(inner.init(params), zero, _not_measured(leaves))
 
     def update(
         updates: PyTree,
@@ -125,7 +125,7 @@ def monitor(
         metrics = jax.lax.cond(
             seen % every_steps == 0,
             lambda *trees: _measured(views, *trees),
-            lambda *_: _not_measured(views, named_leaves(params)),
+            lambda *_: _not_measured(named_leaves(params)),
             *(named_leaves(tree) for tree in (updates, new_updates, params)),
         )
         # What comes after is not to begin before: where the parameters are overwritten
@@ -136,23 +136,26 @@ def monitor(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def layer_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def layer_metrics(metrics: Mapping[str, Any], params: PyTree) -> dict[str, Any]:
     """`layer/<path>/<figure>` -> number, from the metrics of a `MonitorState`.
 
     Empty where the last update was not measured. Needs values: call it outside of jit.
-    Metrics that do not begin with `layer/` are passed over.
+    Of `params` only the names are read; metrics other than `layers` are passed over.
 
-    >>> found = layer_metrics({"layer/b": np.array([2.0, 1.0, 4.0, 0.25])})
-    >>> float(found["layer/b/update_to_weight"]), len(found)
+    >>> params = {"bias": np.zeros(3)}
+    >>> found = layer_metrics({"layers": np.array([[2, 1, 4, 0.25, -1]])}, params)
+    >>> float(found["layer/bias/update_to_weight"]), len(found)
     (0.25, 4)
-    >>> layer_metrics({"layer/b": np.full(4, NOT_MEASURED)})
+    >>> layer_metrics({"layers": np.full((1, 5), NOT_MEASURED)}, params)
     {}
     """
+    if LAYERS not in metrics:
+        return {}
     return {
-        f"{name}/{figure}": number
-        for name, numbers in metrics.items()
-        if name.startswith(LAYER) and numbers[0] != NOT_MEASURED
-        for figure, number in zip(FIGURES, numbers, strict=False)
+        f"layer/{path}/{figure}": number
+        for path, row_F in zip(named_leaves(params), metrics[LAYERS], strict=True)
+        for figure, number in zip(FIGURES, row_F, strict=True)
+        if number != NOT_MEASURED
     }
 
 
@@ -176,15 +179,8 @@ def _views(params: PyTree, matrix_specs: MatrixSpecs) -> dict[str, MatrixSpec]:
     return {path: spec for path, spec in views.items() if spec is not None}
 
 
-def _not_measured(
-    views: Mapping[str, MatrixSpec], paths: Iterable[str]
-) -> dict[str, jax.Array]:
-    return {
-        LAYER + path: jnp.full(
-            len(FIGURES) - (path not in views), NOT_MEASURED, jnp.float32
-        )
-        for path in paths
-    }
+def _not_measured(leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
+    return {LAYERS: jnp.full((len(leaves), len(FIGURES)), NOT_MEASURED, jnp.float32)}
 
 
 def _measured(
@@ -194,13 +190,15 @@ def _measured(
     params: Mapping[str, jax.Array],
 ) -> dict[str, jax.Array]:
     ranks = stable_ranks({p: x for p, x in updates.items() if p in views}, views)
-    found = _not_measured(views, params)  # stays for a leaf without a gradient
-    for path, grad in grads.items():
-        sizes = norm(grad), norm(updates[path]), norm(params[path])
-        figures = [*sizes, _ratio(*sizes[1:])]
-        figures += [ranks[path]] if path in views else []
-        found[LAYER + path] = jnp.stack(figures)
-    return found
+    nothing = jnp.float32(NOT_MEASURED)
+    rows = []
+    for path, weight in params.items():
+        row = [nothing] * len(FIGURES)
+        if path in grads:
+            sizes = norm(grads[path]), norm(updates[path]), norm(weight)
+            row = [*sizes, _ratio(*sizes[1:]), ranks.get(path, nothing)]
+        rows.append(jnp.stack(row))
+    return {LAYERS: jnp.stack(rows)}
 
 
 def _ratio(update_norm: jax.Array, weight_norm: jax.Array) -> jax.Array:

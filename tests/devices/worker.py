@@ -43,7 +43,8 @@ def main(config: str, data: str, fsdp: str, out: str, steps: str, *own: str) -> 
         if step in wanted:
             for path, leaf in named_leaves(state.params).items():
                 arrays[f"{step}:{path}"] = np.asarray(leaf)
-            arrays |= {f"{step}:{k}": x for k, x in layer_metrics(metrics).items()}
+            layers = layer_metrics(jax.device_get(metrics), state.params)
+            arrays |= {f"{step}:{name}": x for name, x in layers.items()}
     sharded = [
         path
         for path, leaf in named_leaves((state.params, state.opt_state)).items()
