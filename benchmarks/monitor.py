@@ -34,7 +34,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from _tables import Ratio, markdown, milliseconds, ratio
+from _tables import Ratio, milliseconds, ratio
 from _workers import use_cores
 from train_step import Timing, busy_machine
 
@@ -152,7 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = []
     for optimizer in ("muon", "adamw") if both else (options.optimizer,):
         table += rows(optimizer, measure(optimizer, options.size, options.rounds))
-    print(markdown(HEADER, table))
+    from jopt.reporting import markdown_table  # imports JAX, as above
+
+    print(markdown_table(HEADER, table))
     return 0
 
 

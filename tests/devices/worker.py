@@ -10,7 +10,6 @@ import numpy as np
 
 from jopt.training._flags import parse
 from jopt.training._plan import make_plan, resolve
-from jopt.training._source import load_source
 from jopt.transforms import layer_metrics
 from jopt.tree import named_leaves
 
@@ -31,7 +30,7 @@ def main(config: str, data: str, fsdp: str, out: str, steps: str, *own: str) -> 
         *own,
     ]
     plan = make_plan(resolve(parse(flags).config))
-    source = load_source(plan.config)
+    source = plan.task.load(plan.config)
     state = plan.init()
     arrays, losses, cursor = {}, [], 0
     for step in range(1, max(wanted) + 1):
