@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jopt.data._examples import Examples, ExampleSplits
-from jopt.data._prepared import Recipe, load_prepared
+from jopt.data._prepared import Recipe, load_prepared, records
 from jopt.errors import DataError
 
 PIXELS = 64
@@ -102,10 +102,9 @@ def _builder() -> type:
 
 def _read(builder: Any) -> ExampleSplits:
     def examples(name: str) -> Examples:
-        source = builder.as_data_source(split=name)
-        # Records lie on disk in an order given by a hash of their key.
-        records = sorted(source, key=lambda record: record["index"])
-        rows = [np.append(r["image"].ravel(), r["label"]) for r in records]
+        rows = [
+            np.append(r["image"].ravel(), r["label"]) for r in records(builder, name)
+        ]
         return _examples(np.asarray(rows, np.uint8))
 
     return ExampleSplits(examples("train"), examples("validation"), examples("test"))

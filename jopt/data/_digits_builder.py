@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jopt.data._digits import CLASSES, pixels, read_package, split
-from jopt.data._examples import Examples
+from jopt.data._examples import Examples, ExampleSplits
 from jopt.data._local_builder import LocalBuilder, LocalInfo
 
 
@@ -29,14 +29,8 @@ class JoptDigits(LocalBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        del dl_manager  # nothing is downloaded
-        splits = split(read_package())
-        return {
-            "train": self._generate_examples(splits.train),
-            "validation": self._generate_examples(splits.validation),
-            "test": self._generate_examples(splits.test),
-        }
+    def _splits(self) -> ExampleSplits:
+        return split(read_package())
 
     def _generate_examples(self, examples: Examples) -> Iterator[tuple[int, Any]]:
         images = pixels(examples).reshape(-1, 8, 8)

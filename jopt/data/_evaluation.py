@@ -9,7 +9,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from jopt.data._corpus import Corpus
-from jopt.data._stream import Stream, check_positive, process_rows
+from jopt.data._stream import (
+    Stream,
+    check_positive,
+    filled,
+    process_rows,
+    spread,
+)
 from jopt.errors import ConfigError, DataError
 
 
@@ -72,8 +78,7 @@ def evaluation_batches(
     if max_batches is not None:
         wanted = check_positive("max_batches", max_batches) * batch_size
         if wanted < document_W.size:
-            # The middle of each of `wanted` equal parts.
-            chosen = (2 * np.arange(wanted) + 1) * document_W.size // (2 * wanted)
+            chosen = spread(document_W.size, wanted)
             document_W, rank_W = document_W[chosen], rank_W[chosen]
     batches = _batches(corpus, seq_len, batch_size, stride, document_W, rank_W)
     return ({name: rows[mine] for name, rows in batch.items()} for batch in batches)
@@ -106,8 +111,4 @@ def _batches(
         rank_B = rank_W[here]
         batch = stream.cut(document_W[here], rank_B * stride)
         batch["mask"][(rank_B > 0)[:, None] & is_context_T] = 0.0
-        missing = batch_size - rank_B.size
-        yield {
-            name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-            for name, array in batch.items()
-        }
+        yield filled(batch, batch_size)

@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 
 import numpy as np
 
 from jopt.data._order import Order
-from jopt.data._stream import check_positive, process_rows
+from jopt.data._stream import check_positive, filled, process_rows, spread
 from jopt.errors import DataError, ShapeError
 
 
@@ -147,20 +146,9 @@ def example_batches(
     if max_batches is not None:
         wanted = check_positive("max_batches", max_batches) * batch_size
         if wanted < examples.size:
-            # The middle of each of `wanted` equal parts.
-            index_N = (2 * np.arange(wanted) + 1) * examples.size // (2 * wanted)
-    fill = functools.partial(_filled, examples, batch_size)
-    return (
-        {name: rows[mine] for name, rows in fill(index_N[begin:][:batch_size]).items()}
+            index_N = spread(examples.size, wanted)
+    batches = (
+        filled(examples.rows(index_N[begin:][:batch_size]), batch_size)
         for begin in range(0, index_N.size, batch_size)
     )
-
-
-def _filled(
-    examples: Examples, batch_size: int, index_B: np.ndarray
-) -> dict[str, np.ndarray]:
-    missing = batch_size - index_B.size
-    return {
-        name: np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))
-        for name, rows in examples.rows(index_B).items()
-    }
+    return ({name: rows[mine] for name, rows in batch.items()} for batch in batches)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jopt.data._corpus import Corpus, Document, Splits, pack, split
-from jopt.data._prepared import Recipe, load_prepared
+from jopt.data._prepared import Recipe, load_prepared, records
 from jopt.errors import DataError
 
 
@@ -77,13 +77,10 @@ def _read(builder: Any) -> Splits:
     domain_names = tuple(builder.info.features["genre"].names)
 
     def corpus(name: str) -> Corpus:
-        source = builder.as_data_source(split=name)
-        # Records lie on disk in an order given by a hash of their key.
-        records = sorted(source, key=lambda record: record["index"])
         return pack(
             [
                 Document(r["title"].decode(), domain_names[r["genre"]], r["text"])
-                for r in records
+                for r in records(builder, name)
             ],
             domain_names,
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jopt.data._corpus import Corpus, split
+from jopt.data._corpus import Corpus, Splits, split
 from jopt.data._local_builder import LocalBuilder, LocalInfo
 from jopt.data._plays import read_package
 
@@ -35,14 +35,8 @@ class JoptPlays(LocalBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        del dl_manager  # nothing is downloaded
-        splits = split(read_package())
-        return {
-            "train": self._generate_examples(splits.train),
-            "validation": self._generate_examples(splits.validation),
-            "test": self._generate_examples(splits.test),
-        }
+    def _splits(self) -> Splits:
+        return split(read_package())
 
     def _generate_examples(self, corpus: Corpus) -> Iterator[tuple[int, Any]]:
         for index, name in enumerate(corpus.names):

@@ -71,6 +71,15 @@ def load_prepared(
     return prepared
 
 
+def records(builder: Any, split: str) -> list[dict[str, Any]]:
+    """The records of a prepared split by their `index`.
+
+    They lie on disk in an order given by a hash of their key.
+    """
+    source = builder.as_data_source(split=split)
+    return sorted(source, key=lambda record: record["index"])
+
+
 def _prepare(folder: Path, recipe: Recipe) -> None:
     """Makes `folder` where it is missing, by a rename, so that no half is ever seen."""
     beside = None

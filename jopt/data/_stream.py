@@ -51,6 +51,27 @@ def process_rows(batch_size: int, process_index: int, process_count: int) -> sli
     return slice(process_index * share, (process_index + 1) * share)
 
 
+def spread(count: int, wanted: int) -> np.ndarray:
+    """int64 (wanted,): the middle of each of `wanted` equal parts of `count` places.
+
+    >>> spread(100, 4).tolist()
+    [12, 37, 62, 87]
+    """
+    return (2 * np.arange(wanted) + 1) * count // (2 * wanted)
+
+
+def filled(batch: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
+    """The batch with rows of zeros up to `batch_size`, so with mask 0.
+
+    >>> filled({"mask": np.ones(2, np.float32)}, 3)["mask"].tolist()
+    [1.0, 1.0, 0.0]
+    """
+    return {
+        name: np.pad(rows, [(0, batch_size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+        for name, rows in batch.items()
+    }
+
+
 class Stream:
     """The bytes of a corpus in the order of reading, ready to be cut into windows."""
 
