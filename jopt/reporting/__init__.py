@@ -1,6 +1,7 @@
 """What a run writes for people and programs to read."""
 
 from jopt.reporting._console import Console
+from jopt.reporting._files import write_text
 from jopt.reporting._metrics import MetricsLog, read_metrics
 from jopt.reporting._mirrors import mirror_faults, open_mirrors
 from jopt.reporting._page import page, write_page, write_report
@@ -19,4 +20,5 @@ __all__ = [
     "read_status",
     "write_page",
     "write_report",
+    "write_text",
 ]

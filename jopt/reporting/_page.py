@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jopt.errors import ReportError
+from jopt.reporting._files import write_text
 from jopt.reporting._run_data import RunData
 from jopt.reporting._summary import (
     RESULTS,
@@ -46,7 +47,7 @@ def write_report(folder: Path) -> Path:
     the page opens anywhere. Fails: `ReportError` when the folder has no run.
     """
     path = folder / "report.html"
-    _replace(path, render([RunData(folder)]))
+    write_text(path, render([RunData(folder)]))
     return path
 
 
@@ -61,18 +62,8 @@ def write_page(folders: Sequence[Path], path: Path) -> Path:
             f"{path} exists and is not a report of jopt; it was left alone. Choose "
             "another name"
         )
-    _replace(path, render([RunData(folder) for folder in folders]))
+    write_text(path, render([RunData(folder) for folder in folders]))
     return path
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file that is either the old or the new one, never half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def render(runs: Sequence[RunData], *, live: bool = False) -> str:

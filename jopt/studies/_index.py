@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,10 +179,3 @@ def compared_jobs(folder: Path, index: Mapping[str, Any]) -> list[dict[str, Any]
         return final
     best = best_trials(folder, index)
     return [job for job in index["jobs"] if job["trial"] == best[job["arm"]]]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file that is either the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jopt.errors import ConfigError
-from jopt.reporting import markdown_table, page
+from jopt.reporting import markdown_table, page, write_text
 from jopt.studies._comparison import LEVEL, Comparison, compare
-from jopt.studies._index import write_text
 from jopt.studies._sides import default_metric, read_sides
 from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
 

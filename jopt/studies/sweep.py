@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jopt.errors import ConfigError
+from jopt.reporting import write_text
 from jopt.studies._definition import (
     Job,
     final_jobs,
@@ -25,7 +26,6 @@ from jopt.studies._index import (
     read_index,
     result,
     write_index,
-    write_text,
 )
 from jopt.studies._queue import ENDED, FAILED, STATES, Queue
 from jopt.studies._workers import Workers, available_cores

@@ -60,7 +60,7 @@ class Checkpoints:
         self,
         folder: Path,
         *,
-        keep: int = 1,
+        keep: int,
         keep_every_steps: int = 0,
         read_only: bool = False,
     ) -> None:

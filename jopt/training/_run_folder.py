@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from jopt import models
 from jopt.errors import ConfigError, WorkdirInUseError
+from jopt.reporting import write_text
 from jopt.training._config import default_config, flatten
 
 LOCK = ".lock"
@@ -205,9 +206,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Writes a file that is either the old or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", "utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(record, indent=2, default=str) + "\n")
 
 
 def versions() -> dict[str, str]:

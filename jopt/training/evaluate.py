@@ -59,7 +59,7 @@ def _evaluate(run: Path, split: str, step: int | None) -> str:
     set_compilation_cache()
     plan = make_plan(config)
     source = plan.task.load(config)
-    checkpoints = Checkpoints(run / "checkpoints", read_only=True)
+    checkpoints = Checkpoints(run / "checkpoints", keep=1, read_only=True)
     try:
         step = checkpoints.latest() if step is None else step
         if step not in checkpoints.steps():
