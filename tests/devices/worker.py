@@ -1,9 +1,11 @@
-"""Trains a small model on one mesh and writes what a test compares.
+"""Trains a small model on each of several meshes and writes what a test compares.
 
-python worker.py CONFIG DATA FSDP OUT STEPS [FLAG ...]    STEPS: for example 5,100
+python worker.py CONFIG FOLDER MESHES STEPS [FLAG ...]
+    MESHES: DATAxFSDP,..., each written to FOLDER/DATAxFSDP.npz; STEPS: 5,100
 """
 
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,13 +16,21 @@ from jopt.transforms import layer_metrics
 from jopt.tree import named_leaves
 
 
-def main(config: str, data: str, fsdp: str, out: str, steps: str, *own: str) -> None:
+def main(config: str, folder: str, meshes: str, steps: str, *own: str) -> None:
     wanted = {int(step) for step in steps.split(",")}
+    for mesh in meshes.split(","):
+        data, fsdp = mesh.split("x")
+        np.savez(Path(folder) / mesh, **train(config, data, fsdp, wanted, *own))
+
+
+def train(
+    config: str, data: str, fsdp: str, wanted: set[int], *own: str
+) -> dict[str, np.ndarray]:
     flags = [
         f"--config={config}",
         f"--config.mesh.data={data}",
         f"--config.mesh.fsdp={fsdp}",
-        "--config.model.num_layers=2",
+        "--config.model.num_layers=1",
         "--config.model.embed_dim=32",
         "--config.model.num_heads=2",
         "--config.data.seq_len=32",
@@ -49,13 +59,12 @@ def main(config: str, data: str, fsdp: str, out: str, steps: str, *own: str) -> 
         for path, leaf in named_leaves((state.params, state.opt_state)).items()
         if not leaf.is_fully_replicated
     ]
-    np.savez(
-        out,
-        losses=np.array(losses),
-        sharded=len(sharded),
-        cursor=state.cursor,
+    return {
+        "losses": np.array(losses),
+        "sharded": np.array(len(sharded)),
+        "cursor": np.asarray(state.cursor),
         **arrays,
-    )
+    }
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -23,21 +25,55 @@ def unbroken(training):
     return final
 
 
-def test_kill_9_at_a_random_step(training, unbroken):
-    monitored = "--config.monitor.every_steps=7"
-    expected = unbroken(monitored)
-    step = random.Random().randint(11, 55)
-    process = training.start(*STEPS, *SAVES, monitored)
-    training.wait_for(process, lambda: training.last_step() >= step)
+def test_kill_9_at_a_random_step_and_a_damaged_checkpoint(training, unbroken):
+    flags = (*STEPS, *SAVES, "--config.monitor.every_steps=7")
+    expected = unbroken("--config.monitor.every_steps=7")
+    step = random.Random().randint(25, 55)
+    process = training.start(*flags)
+    committed = training.folder / "run/checkpoints"
+    training.wait_for(
+        process,
+        lambda: (
+            training.last_step() >= step
+            and len(list(committed.glob("[0-9]*/manifest.json"))) >= 2
+        ),
+    )
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert training.status()["state"] == "running"
+    shutil.copytree(training.folder / "run", training.folder / "damaged")
 
-    again = training.run(*STEPS, *SAVES, monitored)
+    again = training.run(*flags)
     assert again.returncode == 0, again.stderr
     assert "resuming at step" in again.stdout
     assert training.digest() == expected, f"killed at step {step}"
+
+    folder = training.folder / "damaged"
+    newest = flip_a_bit_of_the_newest(folder / "checkpoints")
+    strict = training.run(*flags, "--strict_restore", workdir="damaged")
+    assert strict.returncode == 1
+    assert f"step {newest} is damaged" in strict.stderr
+    assert "Traceback" not in strict.stderr
+    again = training.run(*flags, workdir="damaged")
+    assert again.returncode == 0, again.stderr
+    assert f"10 steps are repeated from step {newest - 10}" in again.stdout
+    assert training.digest("damaged") == expected, f"killed at step {step}"
+    assert (folder / "checkpoints/set_aside" / str(newest)).is_dir()
+    page = (folder / "report.html").read_text()
+    assert f"damaged checkpoint {newest} set aside; restored step {newest - 10}" in page
+
+
+def flip_a_bit_of_the_newest(checkpoints: Path) -> int:
+    """Changes one bit in the largest file of the newest committed step."""
+    manifests = checkpoints.glob("[0-9]*/manifest.json")
+    newest = max(int(path.parent.name) for path in manifests)
+    files = (checkpoints / str(newest)).rglob("*")
+    damaged = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(bytes(content))
+    return newest
 
 
 def test_three_stops_in_a_chain_inside_accumulation(training, unbroken):
@@ -76,29 +112,3 @@ def test_second_signal_leaves_at_once(training):
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert committed in {int(p.name) for p in folder.iterdir()}
-
-
-def test_damaged_checkpoint_is_set_aside_and_the_run_still_exact(training, unbroken):
-    expected = unbroken()
-    stopped = training.start(*STEPS, *SAVES)
-    training.wait_for(stopped, lambda: training.last_step() >= 34)
-    stopped.kill()
-    stopped.communicate()
-    folder = training.folder / "run/checkpoints"
-    newest = max(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
-    damaged = max((folder / str(newest)).rglob("*"), key=lambda p: p.stat().st_size)
-    content = bytearray(damaged.read_bytes())
-    content[len(content) // 2] ^= 1
-    damaged.write_bytes(bytes(content))
-
-    strict = training.run(*STEPS, *SAVES, "--strict_restore")
-    assert strict.returncode == 1
-    assert f"step {newest} is damaged" in strict.stderr
-    assert "Traceback" not in strict.stderr
-    again = training.run(*STEPS, *SAVES)
-    assert again.returncode == 0, again.stderr
-    assert f"10 steps are repeated from step {newest - 10}" in again.stdout
-    assert training.digest() == expected
-    assert (folder / "set_aside" / str(newest)).is_dir()
-    page = (training.folder / "run/report.html").read_text()
-    assert f"damaged checkpoint {newest} set aside; restored step {newest - 10}" in page

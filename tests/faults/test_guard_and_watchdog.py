@@ -46,9 +46,9 @@ def saved(training):
 
 
 def test_hanging_step_ends_with_stacks_and_76(training, faulty):
-    hanging = faulty("sgd_that_hangs", "--config.train.step_timeout_secs=15", step=25)
+    hanging = faulty("sgd_that_hangs", "--config.train.step_timeout_secs=10", step=25)
     assert hanging.returncode == 76, hanging.stderr
-    assert "no step was finished within 15 s" in hanging.stderr
+    assert "no step was finished within 10 s" in hanging.stderr
     status = training.status()
     assert status["state"] == "failed" and "step_timeout_secs" in status["reason"]
     # The line that hangs, and the main thread that waits for it.
