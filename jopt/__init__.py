@@ -11,7 +11,7 @@ from jopt.errors import (
     JoptWarning,
     ShapeError,
 )
-from jopt.linalg import orthogonalize
+from jopt.linalg import orthogonalize, polar_express_coefficients
 from jopt.matrix import MatrixSpec
 from jopt.optimizers import (
     describe_labels,
@@ -47,6 +47,7 @@ __all__ = [
     "muon",
     "optimizers",
     "orthogonalize",
+    "polar_express_coefficients",
     "scale_by_momentum",
     "scale_by_orthogonalization",
     "scale_by_shape",

@@ -9,15 +9,17 @@ coefficients are static and never traced.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from jopt.errors import ConfigError, check_choice
 
-Stages: TypeAlias = tuple[tuple[float, float, float], ...]
+Stage: TypeAlias = tuple[float, float, float]
+Stages: TypeAlias = tuple[Stage, ...]
 Coefficients: TypeAlias = str | Sequence | Callable[[int], Sequence]
+Number = TypeVar("Number", float, np.ndarray)
 
 DEFAULT_STEPS = 5
 
@@ -33,21 +35,38 @@ class Preset:
             stage, or `refuse`, which also refuses shorter runs.
         margin: the input is divided by this times its norm, so that rounding cannot
             push a singular value past the point where the first stages blow up.
+        normalization: the only normalisation the list is made for; None is any.
     """
 
     stages: Stages
     steps: int
     beyond: Literal["cycle", "repeat", "refuse"]
     margin: float = 1.0
+    normalization: str | None = None
 
 
-def safer(stages: Stages, safety: float) -> Stages:
-    """The stages of p(s / safety): each contracts its input a little more.
+class Schedule(NamedTuple):
+    """What an iteration runs.
 
-    >>> safer(((2.0, 8.0, 32.0),), 2.0)
-    ((1.0, 1.0, 1.0),)
+    Attributes:
+        stages: the (a, b, c) in order.
+        margin: the input is divided by this times its norm.
+        normalization: the only normalisation the stages are made for; None is any.
     """
-    return tuple((a / safety, b / safety**3, c / safety**5) for a, b, c in stages)
+
+    stages: Stages
+    margin: float = 1.0
+    normalization: str | None = None
+
+
+def safer(stage: Stage, safety: float) -> Stage:
+    """The stage p(s / safety), which contracts its input a little more.
+
+    >>> safer((2.0, 8.0, 32.0), 2.0)
+    (1.0, 1.0, 1.0)
+    """
+    a, b, c = stage
+    return a / safety, b / safety**3, c / safety**5
 
 
 JORDAN: Stages = ((3.4445, -4.7750, 2.0315),)
@@ -67,7 +86,6 @@ POLAR_EXPRESS: Stages = (
     (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
     (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
 )
-CLASSICAL: Stages = ((1.875, -1.25, 0.375),)
 POLAR_EXPRESS_FAST5: Stages = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -75,43 +93,94 @@ POLAR_EXPRESS_FAST5: Stages = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
+# polar_express_coefficients(8, cushion=0); a test compares them.
+CANS: Stages = (
+    (8.470328803848073, -25.108074706661885, 18.62927559911802),
+    (4.1828341832939415, -3.108701109889241, 0.5806066813500491),
+    (3.9618572789615976, -2.954063746359376, 0.5629761179538959),
+    (3.28658621702796, -2.464720134531282, 0.5073576938614548),
+    (2.273749994434039, -1.64466036790807, 0.41619092749788655),
+    (1.888716197351826, -1.2651572253385939, 0.3765189255574871),
+    (1.8750008858359646, -1.2500009842448887, 0.37500009840925475),
+    (1.8749999990979316, -1.2499999981958632, 0.3749999990979316),
+)
+AOL4: Stages = (
+    (4.0098, -7.0585, 2.4635),
+    (3.4585, -5.5479, 2.5959),
+    (2.7573, -3.2939, 1.4254),
+    (2.7215, -3.0494, 1.3169),
+)
+CUBIC5: Stages = (
+    (3.3656576, -3.3420992, 0.0),
+    (2.5744352, -1.4957376, 0.0),
+    (2.5368962, -1.4312570, 0.0),
+    (2.4418906, -1.2764040, 0.0),
+    (2.2230472, -0.9630650, 0.0),
+)
+CLASSICAL3: Stage = (1.5, -0.5, 0.0)
+CLASSICAL5: Stage = (1.875, -1.25, 0.375)
 
+# Rounding may leave a value slightly above 1. `jordan` and `you5` are bounded up to
+# 1.26 and 1.32, the Polar Express lists up to their margin. `cans` has nothing to spare
+# and is for float32 only: rounding to bfloat16 between its stages can make it diverge.
 PRESETS: dict[str, Preset] = {
     "jordan": Preset(JORDAN, steps=5, beyond="cycle"),
     "you5": Preset(YOU5, steps=5, beyond="cycle"),
     "polar_express": Preset(
-        safer(POLAR_EXPRESS, 1.01) + CLASSICAL, steps=8, beyond="repeat", margin=1.01
+        (*(safer(stage, 1.01) for stage in POLAR_EXPRESS), CLASSICAL5),
+        steps=8,
+        beyond="repeat",
+        margin=1.01,
     ),
     "polar_express_fast5": Preset(
         POLAR_EXPRESS_FAST5, steps=5, beyond="refuse", margin=1.02
     ),
+    "cans": Preset(CANS, steps=5, beyond="repeat"),
+    "aol4": Preset(AOL4, steps=4, beyond="refuse", normalization="aol"),
+    "hybrid10": Preset(JORDAN * 8 + ((2.0, -1.5, 0.5),) * 2, steps=10, beyond="repeat"),
+    "cubic5": Preset(CUBIC5, steps=5, beyond="refuse"),
+    "classical3": Preset((CLASSICAL3,), steps=5, beyond="repeat"),
+    "classical5": Preset((CLASSICAL5,), steps=5, beyond="repeat"),
 }
 
 
 def resolve_coefficients(
     coeffs: Coefficients = "auto", steps: int | None = None
-) -> tuple[Stages, float]:
-    """The stages to run and the margin of the normalisation.
+) -> Schedule:
+    """The stages to run, and how the input is to be normalised for them.
 
     Args:
         coeffs: `auto`, a preset's name, one (a, b, c) to repeat, a sequence of them to
             run in order, or a function from the number of steps to such a sequence.
             `auto` is `you5` for up to 5 steps and `polar_express` beyond. A sequence is
-            used as given, without safety or margin.
+            used as given, without safety or margin. Fewer steps than a preset has are
+            its first ones; for more, `jordan` and `you5` cycle, `polar_express`,
+            `cans`, `hybrid10` and the classical ones repeat their last stage, and
+            `polar_express_fast5`, `cubic5` and `aol4`, each designed as a whole, take
+            their own number only.
         steps: number of stages; None is the list's own number, and 5 for one (a, b, c)
             or a function.
 
-    >>> stages, margin = resolve_coefficients("polar_express", 2)
-    >>> len(stages), margin
-    (2, 1.01)
+    Fails: `ConfigError` for an unknown name, a number of steps the list does not have,
+    or traced values.
+
+    References: Jordan et al. 2024, Muon (blog and code): `jordan`; Ahn et al. 2025,
+    Dion, arXiv 2504.05295 (code): `you5`; Amsel et al. 2025, arXiv 2505.16932:
+    `polar_express`; Grishina et al. 2025, arXiv 2506.10935: `cans`; Boissin et al.
+    2025, Turbo-Muon, arXiv 2512.04632: `aol4`; DeepSeek-V4 report 2026: `hybrid10`;
+    arXiv 2606.00371 (2026): `cubic5`.
+
+    >>> schedule = resolve_coefficients("polar_express", 2)
+    >>> len(schedule.stages), schedule.margin, schedule.normalization
+    (2, 1.01, None)
     """
     _check_steps(steps)
     if isinstance(coeffs, str):
         return _from_preset(coeffs, steps)
     if callable(coeffs):
         steps = DEFAULT_STEPS if steps is None else steps
-        return _from_sequence(coeffs(steps), steps), 1.0
-    return _from_sequence(coeffs, steps), 1.0
+        return Schedule(_from_sequence(coeffs(steps), steps))
+    return Schedule(_from_sequence(coeffs, steps))
 
 
 def _check_steps(steps: int | None) -> None:
@@ -124,7 +193,7 @@ def _check_steps(steps: int | None) -> None:
     )
 
 
-def _from_preset(name: str, steps: int | None) -> tuple[Stages, float]:
+def _from_preset(name: str, steps: int | None) -> Schedule:
     if name == "auto":
         name = "you5" if (steps or 0) <= DEFAULT_STEPS else "polar_express"
     check_choice("coefficient list", name, ["auto", *PRESETS])
@@ -140,7 +209,7 @@ def _from_preset(name: str, steps: int | None) -> tuple[Stages, float]:
         stages = tuple(stages[i % len(stages)] for i in range(count))
     else:
         stages = tuple(stages[min(i, len(stages) - 1)] for i in range(count))
-    return stages, preset.margin
+    return Schedule(stages, preset.margin, preset.normalization)
 
 
 def _from_sequence(coeffs: Sequence, steps: int | None) -> Stages:
@@ -176,8 +245,16 @@ def polynomial_value(
     >>> float(polynomial_value("jordan", 1.0).round(6))
     0.696436
     """
-    stages, _ = resolve_coefficients(coeffs, steps)
-    value = np.asarray(s, dtype=np.float64)
+    stages = resolve_coefficients(coeffs, steps).stages
+    return composed(stages, np.asarray(s, dtype=np.float64))
+
+
+def composed(stages: Iterable[Stage], value: Number) -> Number:
+    """The stages applied to `value` one after the other.
+
+    >>> composed([(1.5, -0.5, 0.0), (2.0, 0.0, 0.0)], 0.5)
+    1.375
+    """
     for a, b, c in stages:
         square = value * value
         value = value * (a + square * (b + square * c))

@@ -74,7 +74,7 @@ def orthogonalize(
     check_choice("method", method, METHODS)
     check_choice("normalization", normalization, NORMALIZATIONS)
     _check_input(x)
-    stages, margin = resolve_coefficients(coeffs, steps)
+    stages, margin, _ = resolve_coefficients(coeffs, steps)
     if normalization == "auto":
         by_default = isinstance(coeffs, str) and coeffs == "auto"
         normalization = "schatten4" if by_default else "frobenius"
