@@ -1,4 +1,4 @@
-"""Matrix functions: polar factors, the norms they come from, and their iterations."""
+"""Matrix functions: polar factors, the iterations for them, norms and geometries."""
 
 from jopt.linalg._coefficients import (
     PRESETS,
@@ -7,17 +7,49 @@ from jopt.linalg._coefficients import (
     polynomial_value,
     resolve_coefficients,
 )
+from jopt.linalg._exact import eigh_polar, qdwh_polar, svd_polar
+from jopt.linalg._geometry import (
+    GEOMETRIES,
+    Geometry,
+    geometry,
+    steepest_direction,
+)
+from jopt.linalg._lowrank import LowRankFactors, lowrank, lowrank_factors
 from jopt.linalg._normalization import normalize
+from jopt.linalg._norms import (
+    frobenius_norm,
+    nuclear_norm,
+    nuclear_rank,
+    op_norm,
+    stable_rank,
+    stable_rank_from_gram,
+)
 from jopt.linalg._orthogonalize import orthogonalize
 from jopt.linalg._polar_express import polar_express_coefficients
 
 __all__ = [
+    "GEOMETRIES",
     "PRESETS",
     "Coefficients",
+    "Geometry",
+    "LowRankFactors",
     "Schedule",
+    "eigh_polar",
+    "frobenius_norm",
+    "geometry",
+    "lowrank",
+    "lowrank_factors",
     "normalize",
+    "nuclear_norm",
+    "nuclear_rank",
+    "op_norm",
     "orthogonalize",
     "polar_express_coefficients",
     "polynomial_value",
+    "qdwh_polar",
     "resolve_coefficients",
+    "stable_rank",
+    "stable_rank_from_gram",
+    "steepest_direction",
+    "svd_polar",
 ]
