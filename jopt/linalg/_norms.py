@@ -177,7 +177,9 @@ def _of_unit(who: str, x: jax.Array, fn: Callable[[jax.Array], jax.Array]) -> ja
 
     def scaled(x: jax.Array) -> jax.Array:
         largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-        unit = x / jnp.where(largest == 0, 1, largest)
+        # XLA divides by multiplying by the inverse, and that of a number above 8.5e37
+        # is subnormal, which it takes for 0.
+        unit = x / 4 / jnp.where(largest == 0, 1, largest / 4)
         return fn(unit) * largest[..., 0, 0]
 
     return on_finite(scaled, x)
