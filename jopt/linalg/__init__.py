@@ -14,7 +14,9 @@ from jopt.linalg._geometry import (
     geometry,
     steepest_direction,
 )
+from jopt.linalg._gram import gram_newton_schulz
 from jopt.linalg._lowrank import LowRankFactors, lowrank, lowrank_factors
+from jopt.linalg._newton_schulz import newton_schulz
 from jopt.linalg._normalization import normalize
 from jopt.linalg._norms import (
     frobenius_norm,
@@ -24,21 +26,36 @@ from jopt.linalg._norms import (
     stable_rank,
     stable_rank_from_gram,
 )
-from jopt.linalg._orthogonalize import orthogonalize
+from jopt.linalg._orthogonalize import (
+    Engine,
+    MethodName,
+    Normalization,
+    orthogonalize,
+)
 from jopt.linalg._polar_express import polar_express_coefficients
+from jopt.linalg._policy import default_compute_dtype, default_method
+from jopt.linalg._restarts import choose_restarts
 
 __all__ = [
     "GEOMETRIES",
     "PRESETS",
     "Coefficients",
+    "Engine",
     "Geometry",
     "LowRankFactors",
+    "MethodName",
+    "Normalization",
     "Schedule",
+    "choose_restarts",
+    "default_compute_dtype",
+    "default_method",
     "eigh_polar",
     "frobenius_norm",
     "geometry",
+    "gram_newton_schulz",
     "lowrank",
     "lowrank_factors",
+    "newton_schulz",
     "normalize",
     "nuclear_norm",
     "nuclear_rank",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jopt.linalg._finite import widened
+
 # S stacked matrices; M, N rows and columns.
 
 
@@ -21,8 +23,24 @@ def normalize(x_SMN: jax.Array, margin: float = 1.0) -> jax.Array:
     """
     if x_SMN.size == 0:
         return x_SMN
-    x_SMN = x_SMN / _nonzero(jnp.max(jnp.abs(x_SMN), axis=(-2, -1), keepdims=True))
+    x_SMN = unit_scale(x_SMN)
     return x_SMN / (margin * _nonzero(frobenius(x_SMN)))
+
+
+def unit_scale(x_SMN: jax.Array) -> jax.Array:
+    """Divides each matrix by its largest entry in magnitude; zero stays zero.
+
+    The largest singular value is then between 1 and sqrt(M N). A matrix with a NaN or
+    an infinity has a NaN afterwards, and no other has one.
+
+    >>> unit_scale(jnp.array([[[2e30, -4e30]], [[0.0, 0.0]]])).tolist()
+    [[[0.5, -1.0]], [[0.0, 0.0]]]
+    """
+    largest_S11 = jnp.max(jnp.abs(x_SMN), axis=(-2, -1), keepdims=True)
+    # XLA divides by multiplying with the reciprocal, which it takes for zero where it
+    # is subnormal, that is from 8.5e37 on.
+    factor_S11 = jnp.where(largest_S11 > 1, 0.25, 1).astype(largest_S11.dtype)
+    return x_SMN * factor_S11 / _nonzero(largest_S11 * factor_S11)
 
 
 def frobenius(x_SMN: jax.Array) -> jax.Array:
@@ -31,9 +49,17 @@ def frobenius(x_SMN: jax.Array) -> jax.Array:
     >>> frobenius(jnp.array([[[3.0, 4.0]]])).tolist()
     [[[5.0]]]
     """
-    magnitude = jnp.abs(x_SMN)
-    magnitude = magnitude.astype(jnp.promote_types(magnitude.dtype, jnp.float32))
+    magnitude = widened(jnp.abs(x_SMN))
     return jnp.sqrt(jnp.sum(magnitude**2, axis=(-2, -1), keepdims=True))
+
+
+def inverse(norm: jax.Array) -> jax.Array:
+    """1 / norm, and 0 where the norm is 0.
+
+    >>> inverse(jnp.array([4.0, 0.0])).tolist()
+    [0.25, 0.0]
+    """
+    return jnp.where(norm != 0, 1 / _nonzero(norm), 0)
 
 
 def _nonzero(norm: jax.Array) -> jax.Array:

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from jopt.errors import ConfigError, ShapeError, check_choice
-from jopt.linalg._coefficients import Coefficients, resolve_coefficients
+from jopt.errors import ConfigError, check_choice
+from jopt.linalg._coefficients import Coefficients, Schedule, resolve_coefficients
+from jopt.linalg._exact import eigh_polar, qdwh_polar, svd_polar
+from jopt.linalg._finite import check_matrices, widened
+from jopt.linalg._gram import gram_newton_schulz
 from jopt.linalg._newton_schulz import newton_schulz
+from jopt.linalg._policy import default_compute_dtype, default_method
+from jopt.linalg._start import NORMALIZATIONS
 from jopt.matrix import MatrixSpec, assemble, matrices
 
 # S stacked matrices; M, N rows and columns.
 
-METHODS = ("auto", "newton_schulz")
-NORMALIZATIONS = ("auto", "frobenius", "schatten4")
+Engine: TypeAlias = Callable[[jax.Array], jax.Array]
+MethodName: TypeAlias = Literal["auto", "newton_schulz", "gram", "svd", "eigh", "qdwh"]
+Normalization: TypeAlias = Literal[
+    "auto", "frobenius", "schatten4", "schatten8", "schatten16", "aol"
+]
+
+EXACT: dict[str, Engine] = {
+    "svd": svd_polar,
+    "eigh": eigh_polar,
+    "qdwh": qdwh_polar,
+}
+METHODS = ("auto", "newton_schulz", "gram", *EXACT)
 
 
 def orthogonalize(
     x: jax.Array,
     *,
-    method: Literal["auto", "newton_schulz"] = "auto",
+    method: MethodName | Engine = "auto",
     coeffs: Coefficients = "auto",
     steps: int | None = None,
-    normalization: Literal["auto", "frobenius", "schatten4"] = "auto",
+    normalization: Normalization = "auto",
     compute_dtype: jax.typing.DTypeLike | None = None,
     precision: jax.lax.PrecisionLike = None,
     matrix_spec: MatrixSpec | None = None,
@@ -38,16 +54,24 @@ def orthogonalize(
     Args:
         x: an array of at least two axes; the last two are the matrix and the others
             are batch axes, unless `matrix_spec` says otherwise. Real or complex.
-        method: `newton_schulz`, which is also `auto`.
-        coeffs: see `resolve_coefficients`. `auto` at 5 steps puts every singular value
-            above 0.01 of the norm into [0.977, 1.032].
-        steps: stages of the iteration; None is the list's own number, 5 for `auto`.
-        normalization: `frobenius`, or `schatten4`, the tighter ||X X^H||_F^(1/2), which
-            helps input of high rank and costs no product. `auto` is `schatten4` for
-            `coeffs="auto"` and `frobenius`, as published, for any list named by hand.
-        compute_dtype: dtype of the matrix products. None is float32, or the dtype of
-            `x` where that is wider. Normalisation and accumulation are always at least
-            float32.
+        method: `newton_schulz`; `gram`, the same composition on the smaller side, which
+            costs less for matrices at least twice as wide as high; `auto` takes the
+            cheaper of the two. `svd`, `eigh` and `qdwh` are exact factorisations
+            (`jopt.linalg.svd_polar` and so on) and use none of the arguments below. A
+            function receives stacks (S, M, N) with M <= N in float32 or wider, and
+            returns their like; it has to keep zero slices zero and slices apart.
+        coeffs: see `jopt.linalg.resolve_coefficients`. `auto` is four stages that put
+            every singular value above 0.005 of the norm into [0.90, 1.09].
+        steps: stages of the iteration; None is the list's own number, 4 for `auto`.
+        normalization: `frobenius`, `schatten4`, `schatten8` or `schatten16`, each
+            tighter than the one before and the last with one more product, or `aol`,
+            which scales rows. `auto` is what the list is made for: `schatten8` for
+            `coeffs="auto"`, `aol` for `aol4`, `frobenius` for the others.
+        compute_dtype: dtype of the matrix products' factors. None is bfloat16 where it
+            was measured to be faster (`docs/polar_factors.md`), else float32, or the
+            dtype of `x` where that is wider. Normalisation and sums are always at least
+            float32. `gram` keeps its small matrices in float32 unless the list was
+            measured to hold in bfloat16, as the default was.
         precision: of the products. None is `highest` for products in float32, which
             some accelerators would otherwise round to fewer bits, and the default for
             half precision.
@@ -60,70 +84,109 @@ def orthogonalize(
     elements is returned as it is.
 
     Fails: `ShapeError` for integers or fewer than two axes; `ConfigError` for an
-    unknown method, list, normalisation or number of steps.
+    unknown method, list, normalisation or number of steps, and for a normalisation or
+    dtype that does not fit the list.
 
     References: Jordan et al. 2024, Muon (blog and code); Amsel, Persson, Musco and
-    Gower 2025, Polar Express, arXiv 2505.16932; Ahn et al. 2025, Dion, arXiv
-    2504.05295, whose code has the default list. Unlike all of these, no epsilon is
-    added to the norm.
+    Gower 2025, Polar Express, arXiv 2505.16932, whose generator made the default list;
+    Zhang, Amsel, Chen and Dao 2026, Gram Newton-Schulz (blog and code). Unlike all of
+    these, no epsilon is added to the norm.
 
     >>> x = jnp.array([[3.0, 0.0], [0.0, 1.0]])
-    >>> orthogonalize(x, coeffs="polar_express").round(4).tolist()
-    [[1.0, 0.0], [0.0, 1.0]]
+    >>> orthogonalize(x, coeffs="polar_express", compute_dtype="float32").round(4)
+    Array([[1., 0.],
+           [0., 1.]], dtype=float32)
     """
-    check_choice("method", method, METHODS)
-    check_choice("normalization", normalization, NORMALIZATIONS)
-    _check_input(x)
-    stages, margin, _ = resolve_coefficients(coeffs, steps)
-    if normalization == "auto":
-        by_default = isinstance(coeffs, str) and coeffs == "auto"
-        normalization = "schatten4" if by_default else "frobenius"
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    compute_dtype = _compute_dtype(compute_dtype, wide)
-    if precision is None and jnp.finfo(compute_dtype).bits >= 32:
-        precision = jax.lax.Precision.HIGHEST
-
-    def stack_polar(x_SMN: jax.Array) -> jax.Array:
-        if x_SMN.size == 0:
-            return x_SMN
-        tall = x_SMN.shape[-2] > x_SMN.shape[-1]
-        wide_SMN = x_SMN.swapaxes(-2, -1) if tall else x_SMN
-        result_SMN = newton_schulz(
-            wide_SMN.astype(wide),
-            stages,
-            margin=margin,
-            normalization=normalization,
-            compute_dtype=compute_dtype,
-            precision=precision,
-        ).astype(x.dtype)
-        return result_SMN.swapaxes(-2, -1) if tall else result_SMN
-
+    check_matrices("orthogonalize", x)
+    engine = find_engine(
+        x.dtype,
+        method=method,
+        coeffs=coeffs,
+        steps=steps,
+        normalization=normalization,
+        compute_dtype=compute_dtype,
+        precision=precision,
+    )
     if matrix_spec is not None:
-        stacks = [stack_polar(stack) for stack in matrices(x, matrix_spec)]
+        stacks = [_stack_polar(stack, engine) for stack in matrices(x, matrix_spec)]
         return assemble(stacks, matrix_spec, x.shape)
     if x.size == 0:
         return x
-    return stack_polar(x.reshape(-1, *x.shape[-2:])).reshape(x.shape)
+    return _stack_polar(x.reshape(-1, *x.shape[-2:]), engine).reshape(x.shape)
 
 
-def _check_input(x: jax.Array) -> None:
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise ShapeError(
-            f"orthogonalize needs a floating or complex array, not {x.dtype} of shape "
-            f"{x.shape}"
+def _stack_polar(x_SMN: jax.Array, engine: Engine) -> jax.Array:
+    if x_SMN.size == 0:
+        return x_SMN
+    tall = x_SMN.shape[-2] > x_SMN.shape[-1]
+    wide_SMN = x_SMN.swapaxes(-2, -1) if tall else x_SMN
+    result_SMN = engine(widened(wide_SMN)).astype(x_SMN.dtype)
+    return result_SMN.swapaxes(-2, -1) if tall else result_SMN
+
+
+def find_engine(
+    dtype: jax.typing.DTypeLike,
+    *,
+    method: MethodName | Engine,
+    coeffs: Coefficients,
+    steps: int | None,
+    normalization: Normalization,
+    compute_dtype: jax.typing.DTypeLike | None,
+    precision: jax.lax.PrecisionLike,
+) -> Engine:
+    """The function of wide stacks that the arguments of `orthogonalize` describe.
+
+    Args:
+        dtype: of the arrays that it will be used for.
+    """
+    if callable(method):
+        return method
+    check_choice("method", method, METHODS)
+    schedule = resolve_coefficients(coeffs, steps)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    compute_dtype = _compute_dtype(compute_dtype, wide, schedule)
+    settings: dict[str, Any] = {
+        "stages": schedule.stages,
+        "margin": schedule.margin,
+        "normalization": _normalization(normalization, schedule),
+        "compute_dtype": compute_dtype,
+        "precision": precision,
+    }
+    if method in EXACT:
+        return EXACT[method]
+    narrow = jnp.finfo(compute_dtype).bits < 32
+    tested = compute_dtype == jnp.bfloat16 and schedule.half_restarts is not None
+    gram_settings: dict[str, Any] = {
+        "restarts": schedule.half_restarts if tested else None,
+        "gram_dtype": wide if narrow and not tested else compute_dtype,
+    }
+
+    def iterate(x_SMN: jax.Array) -> jax.Array:
+        chosen = default_method(*x_SMN.shape[1:]) if method == "auto" else method
+        if chosen == "gram":
+            return gram_newton_schulz(x_SMN, **settings, **gram_settings)
+        return newton_schulz(x_SMN, **settings)
+
+    return iterate
+
+
+def _normalization(name: str, schedule: Schedule) -> str:
+    check_choice("normalization", name, ("auto", *NORMALIZATIONS))
+    if name == "auto":
+        return schedule.normalization
+    if schedule.only and name != schedule.normalization:
+        raise ConfigError(
+            f"this coefficient list is made for normalization "
+            f"{schedule.normalization!r} only, not {name!r}; leave it 'auto'"
         )
-    if x.ndim < 2:
-        raise ShapeError(
-            f"orthogonalize needs at least two axes, not shape {x.shape}; give "
-            "a vector to another transform"
-        )
+    return name
 
 
 def _compute_dtype(
-    compute_dtype: jax.typing.DTypeLike | None, wide: jnp.dtype
+    compute_dtype: jax.typing.DTypeLike | None, wide: jnp.dtype, schedule: Schedule
 ) -> jnp.dtype:
     if compute_dtype is None:
-        return wide
+        return default_compute_dtype(wide) if schedule.half else wide
     compute_dtype = jnp.dtype(compute_dtype)
     if not jnp.issubdtype(compute_dtype, jnp.inexact):
         raise ConfigError(f"compute_dtype must be floating, not {compute_dtype}")
@@ -132,5 +195,10 @@ def _compute_dtype(
         raise ConfigError(
             f"compute_dtype {compute_dtype} does not fit input promoted to {wide}; "
             "leave it None for complex input"
+        )
+    if not schedule.half and jnp.finfo(compute_dtype).bits < 32:
+        raise ConfigError(
+            f"this coefficient list diverges when it is rounded to {compute_dtype}; "
+            "use compute_dtype float32 or a list with a margin, such as 'polar_express'"
         )
     return compute_dtype

@@ -9,7 +9,7 @@ import jax
 import optax
 
 from jopt.errors import ConfigError
-from jopt.linalg import Coefficients
+from jopt.linalg import Coefficients, Engine, MethodName, Normalization
 from jopt.optimizers._chain import Mask, descend, keep_dtype
 from jopt.optimizers._labels import FALLBACK, SPECTRAL, describe_labels, label_params
 from jopt.transforms import (
@@ -27,9 +27,9 @@ def muon_matrices(
     beta: jax.typing.ArrayLike = 0.95,
     nesterov: bool = True,
     steps: int | None = None,
-    method: Literal["auto", "newton_schulz"] = "auto",
+    method: MethodName | Engine = "auto",
     coeffs: Coefficients = "auto",
-    normalization: Literal["auto", "frobenius", "schatten4"] = "auto",
+    normalization: Normalization = "auto",
     compute_dtype: jax.typing.DTypeLike | None = None,
     precision: jax.lax.PrecisionLike = None,
     scale: ShapeMode = "match_rms_adamw",
@@ -80,9 +80,9 @@ def muon(
     beta: jax.typing.ArrayLike = 0.95,
     nesterov: bool = True,
     steps: int | None = None,
-    method: Literal["auto", "newton_schulz"] = "auto",
+    method: MethodName | Engine = "auto",
     coeffs: Coefficients = "auto",
-    normalization: Literal["auto", "frobenius", "schatten4"] = "auto",
+    normalization: Normalization = "auto",
     compute_dtype: jax.typing.DTypeLike | None = None,
     precision: jax.lax.PrecisionLike = None,
     scale: ShapeMode = "match_rms_adamw",

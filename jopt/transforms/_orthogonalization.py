@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from jopt.errors import ConfigError
-from jopt.linalg import Coefficients, orthogonalize
+from jopt.linalg import (
+    Coefficients,
+    Engine,
+    MethodName,
+    Normalization,
+    orthogonalize,
+)
 from jopt.transforms._dispatch import map_matrices, map_stacks
 from jopt.transforms._momentum import Momentum, MomentumState, ema
 from jopt.transforms._specs import MatrixSpecs, resolve_specs
@@ -22,9 +28,9 @@ def scale_by_orthogonalization(
     *,
     nesterov: bool = True,
     steps: int | None = None,
-    method: Literal["auto", "newton_schulz"] = "auto",
+    method: MethodName | Engine = "auto",
     coeffs: Coefficients = "auto",
-    normalization: Literal["auto", "frobenius", "schatten4"] = "auto",
+    normalization: Normalization = "auto",
     compute_dtype: jax.typing.DTypeLike | None = None,
     precision: jax.lax.PrecisionLike = None,
     matrix_specs: MatrixSpecs = None,
@@ -84,8 +90,12 @@ def scale_by_orthogonalization(
         compute_dtype=compute_dtype,
         precision=precision,
     )
-    # An unknown choice fails now and not in the first step.
-    jax.eval_shape(engine, jax.ShapeDtypeStruct((1, 1, 1), jnp.float32))
+    # An unknown choice fails now and not in the first step. The default dtype depends
+    # on the device, which nobody asks for before there is a step.
+    jax.eval_shape(
+        partial(engine, compute_dtype=compute_dtype or jnp.float32),
+        jax.ShapeDtypeStruct((1, 1, 1), jnp.float32),
+    )
 
     def init(params: PyTree) -> MomentumState:
         resolve_specs(params, matrix_specs)

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from jopt.errors import ConfigError
-from jopt.linalg import PRESETS, polynomial_value, resolve_coefficients
+from jopt.linalg import (
+    PRESETS,
+    Schedule,
+    polar_express_coefficients,
+    polynomial_value,
+    resolve_coefficients,
+)
 from jopt.linalg._coefficients import POLAR_EXPRESS, composed
 
 # Composed p at 1, 0.5, 0.1, 0.01, 0.001 and the slope p'(0); None is not published.
@@ -82,14 +88,14 @@ def test_cans_stands_float32_between_its_stages_but_not_bfloat16():
 
 
 def test_default_list_keeps_its_documented_band():
-    s = np.linspace(0.01, 1.0, 100_001)
+    s = np.linspace(0.005, 1.0, 100_001) / resolve_coefficients("auto").margin
     p = polynomial_value("auto", s)
-    assert 0.977 < p.min() < 0.979
-    assert 1.031 < p.max() < 1.032
+    assert 0.90 < p.min() < 0.91
+    assert 1.08 < p.max() < 1.09
 
 
 def test_polar_express_converges_and_ends_classically():
-    stages, margin, _ = resolve_coefficients("polar_express", 12)
+    stages, margin, *_ = resolve_coefficients("polar_express", 12)
     assert margin == 1.01
     assert stages[7:] == ((1.875, -1.25, 0.375),) * 5
     a, b, c = POLAR_EXPRESS[6]
@@ -141,14 +147,32 @@ def test_lists_designed_as_a_whole_refuse_another_length(name, steps):
 
 def test_own_number_of_steps_and_required_normalisation():
     counts = {name: len(resolve_coefficients(name).stages) for name in PRESETS}
-    others = {"polar_express": 8, "hybrid10": 10, "aol4": 4}
+    others = {
+        "polar_express": 8,
+        "polar_express_fast4": 4,
+        "hybrid10": 10,
+        "aol4": 4,
+    }
     assert counts == dict.fromkeys(PRESETS, 5) | others
-    needs = {name: resolve_coefficients(name).normalization for name in PRESETS}
-    assert needs == dict.fromkeys(PRESETS) | {"aol4": "aol"}
+    made_for = {name: resolve_coefficients(name).normalization for name in PRESETS}
+    assert made_for == dict.fromkeys(PRESETS, "frobenius") | {
+        "aol4": "aol",
+        "polar_express_fast4": "schatten8",
+    }
+    assert [n for n in PRESETS if resolve_coefficients(n).only] == ["aol4"]
+
+
+def test_the_default_list_is_the_generator_s():
+    listed = polar_express_coefficients(4, lower=0.005, cushion=0.0, safety=1.01)
+    np.testing.assert_allclose(
+        PRESETS["polar_express_fast4"].stages, listed, rtol=1e-10
+    )
 
 
 def test_auto_changes_list_before_cycling_would_undo_the_work():
-    assert resolve_coefficients("auto") == resolve_coefficients("you5", 5)
+    assert resolve_coefficients("auto") == resolve_coefficients("polar_express_fast4")
+    assert resolve_coefficients("auto", 4) == resolve_coefficients("auto")
+    assert resolve_coefficients("auto", 5) == resolve_coefficients("you5", 5)
     assert resolve_coefficients("auto", 3) == resolve_coefficients("you5", 3)
     assert resolve_coefficients("auto", 6) == resolve_coefficients("polar_express", 6)
     # The reason: the first stage of the list sends 1 to 0.117.
@@ -157,7 +181,7 @@ def test_auto_changes_list_before_cycling_would_undo_the_work():
 
 def test_sequences_single_stages_and_functions():
     stage = (1.5, -0.5, 0.0)
-    assert resolve_coefficients(stage, 3) == ((stage,) * 3, 1.0, None)
+    assert resolve_coefficients(stage, 3) == Schedule((stage,) * 3)
     assert len(resolve_coefficients(stage)[0]) == 5
     assert resolve_coefficients([stage, stage], 1)[0] == (stage,)
     assert resolve_coefficients(lambda steps: [stage] * steps, 4)[0] == (stage,) * 4

@@ -93,7 +93,9 @@ def test_safety_leaves_the_last_stage_and_widens_the_input():
 def test_the_function_itself_and_its_result_are_coefficients():
     x = np.random.default_rng(0).standard_normal((6, 9)).astype(np.float32)
     for coeffs in (generate, generate(8)):
-        found = orthogonalize(jax.numpy.asarray(x), coeffs=coeffs, steps=8)
+        found = orthogonalize(
+            jax.numpy.asarray(x), coeffs=coeffs, steps=8, compute_dtype="float32"
+        )
         np.testing.assert_allclose(found, reference.polar(x), atol=1e-5)
 
 
