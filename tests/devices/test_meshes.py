@@ -1,49 +1,34 @@
-"""1, 2 and 4 simulated devices, data and parameters sharded, train one model."""
+"""On 1, 2 and 4 of four simulated devices, the same model is trained."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("worker.py")
 pytestmark = pytest.mark.devices
 
 
-def train(
-    config: str, data: int, fsdp: int, folder: Path, steps: str, *own: str
-) -> dict:
-    out = folder / f"{data}-{fsdp}.npz"
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(Path(__file__).with_name("worker.py")),
-            config,
-            str(data),
-            str(fsdp),
-            str(out),
-            steps,
-            *own,
-        ],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "JAX_NUM_CPU_DEVICES": str(data * fsdp),
-            "PYTHONPATH": str(ROOT),
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(np.load(out))
+MESHES = ((1, 1), (2, 1), (1, 2), (2, 2))
 
 
-MESHES = ((2, 1), (1, 2), (2, 2))
+@pytest.fixture
+def train(tmp_path, on_devices):
+    """Results of one config by mesh. One process for all, which starts only once."""
+
+    def run(config: str, *flags: str) -> dict[tuple[int, int], dict]:
+        meshes = ",".join(f"{data}x{fsdp}" for data, fsdp in MESHES)
+        args = config, meshes, tmp_path, "5,100", *flags
+        on_devices(4, WORKER, *args, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+        return {
+            (data, fsdp): dict(np.load(tmp_path / f"{data}x{fsdp}.npz"))
+            for data, fsdp in MESHES
+        }
+
+    return run
+
 
 # Signs amplify rounding. At the rates that are best for 500 steps the losses of meshes
 # are 1e-5 apart after 100 (docs/performance.md); at these the comparison has a margin.
@@ -53,14 +38,13 @@ GENTLE = (
 )
 
 
-def test_muon_agrees_on_every_mesh(tmp_path):
-    steps = "5,100", "--config.monitor.every_steps=5"
-    one = train("configs/muon_lm.py:micro", 1, 1, tmp_path, *steps)
+def test_muon_agrees_on_every_mesh(train):
+    found = train("configs/muon_lm.py:micro", "--config.monitor.every_steps=5")
+    one = found.pop((1, 1))
     layers = [name for name in one if name.startswith("5:layer/")]
     assert len(layers) > 5 * 12
     assert one["losses"][-1] < one["losses"][0] - 1.0, "the model did not learn"
-    for data, fsdp in MESHES:
-        many = train("configs/muon_lm.py:micro", data, fsdp, tmp_path, *steps)
+    for (_, fsdp), many in found.items():
         np.testing.assert_allclose(many["losses"][-1], one["losses"][-1], rtol=1e-5)
         assert many["cursor"] == one["cursor"] == 800
         # fsdp really splits parameters and optimizer state; data alone splits none.
@@ -69,14 +53,13 @@ def test_muon_agrees_on_every_mesh(tmp_path):
             np.testing.assert_allclose(many[name], one[name], 1e-3, err_msg=name)
 
 
-def test_signum_agrees_entry_by_entry(tmp_path):
-    config = "configs/signum_lm.py:micro"
-    one = train(config, 1, 1, tmp_path, "5,100", *GENTLE)
-    for data, fsdp in MESHES:
-        many = train(config, data, fsdp, tmp_path, "5,100", *GENTLE)
+def test_signum_agrees_entry_by_entry(train):
+    found = train("configs/signum_lm.py:micro", *GENTLE)
+    one = found.pop((1, 1))
+    for mesh, many in found.items():
         np.testing.assert_allclose(many["losses"][-1], one["losses"][-1], rtol=1e-5)
         for step, least in ((5, 0.9999), (100, 0.99)):
-            assert share_equal(one, many, step) >= least, (data, fsdp, step)
+            assert share_equal(one, many, step) >= least, (mesh, step)
 
 
 def share_equal(one: dict, many: dict, step: int) -> float:

@@ -1,9 +1,12 @@
-"""Trains a small model on one mesh and writes what a test compares.
+"""Trains a small model on each mesh and writes what a test compares.
 
-python worker.py CONFIG DATA FSDP OUT STEPS [FLAG ...]    STEPS: for example 5,100
+python worker.py CONFIG MESHES FOLDER STEPS [FLAG ...]
+
+MESHES: data x fsdp, for example 1x1,2x1    STEPS: for example 5,100
 """
 
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,8 +17,14 @@ from jopt.transforms import layer_metrics
 from jopt.tree import named_leaves
 
 
-def main(config: str, data: str, fsdp: str, out: str, steps: str, *own: str) -> None:
+def main(config: str, meshes: str, folder: str, steps: str, *own: str) -> None:
     wanted = {int(step) for step in steps.split(",")}
+    for mesh in meshes.split(","):
+        np.savez(Path(folder, f"{mesh}.npz"), **train(config, mesh, wanted, own))
+
+
+def train(config: str, mesh: str, wanted: set[int], own: tuple[str, ...]) -> dict:
+    data, fsdp = mesh.split("x")
     flags = [
         f"--config={config}",
         f"--config.mesh.data={data}",
@@ -49,13 +58,12 @@ def main(config: str, data: str, fsdp: str, out: str, steps: str, *own: str) -> 
         for path, leaf in named_leaves((state.params, state.opt_state)).items()
         if not leaf.is_fully_replicated
     ]
-    np.savez(
-        out,
-        losses=np.array(losses),
-        sharded=len(sharded),
-        cursor=state.cursor,
+    return {
+        "losses": np.array(losses),
+        "sharded": len(sharded),
+        "cursor": state.cursor,
         **arrays,
-    )
+    }
 
 
 if __name__ == "__main__":

@@ -16,6 +16,13 @@ from jopt.__main__ import main
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def training(training):
+    """What a user sees is shown under the flags that a user gets."""
+    training.as_shipped = True
+    return training
+
+
 def shown_run(page: Path) -> dict:
     """The data of a page of one run."""
     found = re.search(r"id='data'>(.*?)</script>", page.read_text())

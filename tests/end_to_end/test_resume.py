@@ -24,6 +24,7 @@ def unbroken(training):
 
 
 def test_kill_9_at_a_random_step(training, unbroken):
+    training.as_shipped = True
     monitored = "--config.monitor.every_steps=7"
     expected = unbroken(monitored)
     step = random.Random().randint(11, 55)

@@ -39,7 +39,8 @@ def get_config(arg=""):
 class Sweep:
     """A sweep of runs of seconds on a user's own text."""
 
-    def __init__(self, folder: Path, text: Path) -> None:
+    def __init__(self, folder: Path, text: Path, env: dict[str, str]) -> None:
+        self.env = {**os.environ, **env}
         self.folder = folder / "sweep"
         self.config = folder / "own_sweep.py"
         self.small = {
@@ -67,6 +68,7 @@ class Sweep:
                 *(f"--workdir={self.folder}", "--workers=1", *flags),
             ],
             cwd=ROOT,
+            env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -100,8 +102,8 @@ class Sweep:
 
 
 @pytest.fixture
-def sweep(tmp_path, text):
-    return Sweep(tmp_path, text)
+def sweep(tmp_path, text, sharing):
+    return Sweep(tmp_path, text, sharing)
 
 
 def test_a_killed_sweep_goes_on_in_two_processes_and_no_job_runs_twice(sweep, capsys):
