@@ -10,9 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jopt.errors import ConfigError
+from jopt.reporting import read_json, write_json
 from jopt.studies._definition import FINAL, TUNE, Job
 from jopt.training._config import flatten
-from jopt.training._run_folder import read_json, write_json
 
 INDEX = "sweep.json"
 

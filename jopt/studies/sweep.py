@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jopt.errors import ConfigError
+from jopt.errors import ConfigError, print_error
 from jopt.reporting import write_text
 from jopt.studies._definition import (
     Job,
@@ -53,10 +52,10 @@ def main(argv: Sequence[str]) -> int:
         try:
             return _main(options, parse(rest), signals)
         except ConfigError as error:
-            print(f"ConfigError: {error}", file=sys.stderr)
+            print_error(error)
             return EXIT_USAGE
         except OSError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            print_error(error)
             return EXIT_FAILURE
 
 

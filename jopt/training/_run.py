@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jopt import models
-from jopt.errors import CheckpointError, ReportError
+from jopt.errors import CheckpointError, ReportError, print_error
 from jopt.reporting import Console, MetricsLog, open_mirrors, write_report
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._evaluation import totals
@@ -122,7 +122,7 @@ def run(
         return EXIT_DONE
     except DivergedError as error:
         folder.set_status("diverged", reason=str(error))
-        print(f"DivergedError: {error}", file=sys.stderr)
+        print_error(error)
         return EXIT_FAILURE
     except (CheckpointError, OSError) as error:
         saved = checkpoints.latest()
