@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         return code
     options, rest = sweep.split(flags)
     line = parse(rest)
-    if line.dry_run or options.status or options.collect:
+    if line.dry_run or options.status or options.collect or options.slurm:
         return code
     folder = sweep.default_folder(line)
     print(f"\n{study.question}\n", flush=True)
