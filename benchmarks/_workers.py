@@ -141,6 +141,8 @@ def serve(side: Any) -> None:
         try:
             method = getattr(side, message["command"])
             result = method(**message["arguments"], **extra)
+        # Whatever a method raises, the asker is told and this process answers on; what
+        # is no Exception (Ctrl-C, an exit) ends it.
         except Exception:
             send(replies, {"error": traceback.format_exc()})
             continue

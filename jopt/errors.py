@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -94,3 +95,9 @@ Known: newton_schulz, auto
         listed = ", ".join(str(choice) for choice in known)
         hint = did_you_mean(value, known) or "."
         raise ConfigError(f"unknown {what} {value!r}{hint} Known: {listed}")
+
+
+def print_error(error: Exception) -> None:
+    """An error as a user sees it on stderr, its further lines indented."""
+    text = "\n  ".join(str(error).splitlines())
+    print(f"{type(error).__name__}: {text}", file=sys.stderr)

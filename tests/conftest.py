@@ -12,11 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from jopt.training._platform import cpu_flags
+
 ROOT = Path(__file__).parents[1]
 
 # A GPU multiplies float32 matrices in TF32 (10 bits) unless told otherwise, and the
 # tolerances in these tests are float32's. A CPU does not look at it.
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+
+# What the caller wants of XLA, before commands that run in this process add to it.
+XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 
 # A model that trains in seconds; every test process uses it unless it says otherwise.
 SMALL = (
@@ -64,6 +69,21 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
+def _sharing() -> dict[str, str]:
+    """Settings under which processes share compiled programs, on any JAX.
+
+    The flags that jopt sets on a CPU keep programs from being stored; compilation is
+    then most of a short run. Without them every process after the first loads what it
+    needs, as all do where jopt sets no flags.
+    """
+    names = [flag.split("=")[0] for flag in cpu_flags()]
+    off = [f"{name}=false" for name in names if name not in XLA_FLAGS]
+    return {"XLA_FLAGS": " ".join([*off, XLA_FLAGS]).strip()}
+
+
+SHARING = _sharing()
+
+
 class Training:
     """Starts `train.py` as a user would, in a process of its own.
 
@@ -71,12 +91,17 @@ class Training:
         folder: of the run folders.
         flags: of every process; those of a single one come after them.
         text: the file that is trained on, if any.
+
+    Attributes:
+        as_shipped: compile under the flags that a user gets, in every process anew
+            where they keep programs from being stored.
     """
 
     def __init__(self, folder: Path, *flags: str, text: Path | None = None) -> None:
         self.folder = folder
         self.flags = flags
         self.text = text
+        self.as_shipped = False
 
     def command(self, *flags: str) -> list[str]:
         own = [] if self.text is None else [f"--config.data.path={self.text}"]
@@ -86,7 +111,7 @@ class Training:
         return subprocess.Popen(
             [*self.command(*flags), f"--workdir={self.folder / workdir}"],
             cwd=ROOT,
-            env={**os.environ, **env},
+            env={**os.environ, **({} if self.as_shipped else SHARING), **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -133,6 +158,39 @@ class Training:
 def training(tmp_path: Path, text: Path) -> Training:
     """A language model that trains in seconds on the user's own text."""
     return Training(tmp_path, "--config=configs/muon_lm.py:micro", *SMALL, text=text)
+
+
+@pytest.fixture(scope="session")
+def on_devices() -> Callable[..., str]:
+    """`on_devices(count, script, *args, **env)`: what a script prints on these devices.
+
+    They are simulated on the CPU, in a process of its own.
+    """
+
+    def run(count: int, script: Path, *args: object, **env: str) -> str:
+        devices = {
+            "JAX_NUM_CPU_DEVICES": str(count),
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(ROOT),
+        }
+        done = subprocess.run(
+            [sys.executable, str(script), *map(str, args)],
+            cwd=ROOT,
+            env={**os.environ, **devices, **env},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sharing() -> dict[str, str]:
+    """The environment of processes that share compiled programs."""
+    return SHARING
 
 
 @pytest.fixture(scope="session")

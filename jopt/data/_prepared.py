@@ -7,11 +7,12 @@ a folder of its own, and a prepared folder is checked against its name when it i
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +20,7 @@ from jopt.data._cache import cache_folder
 from jopt.errors import DataError
 
 T = TypeVar("T")
+_TEMPORARY = ".preparing-"
 
 
 class Recipe(NamedTuple):
@@ -82,28 +84,50 @@ def records(builder: Any, split: str) -> list[dict[str, Any]]:
 
 def _prepare(folder: Path, recipe: Recipe) -> None:
     """Makes `folder` where it is missing, by a rename, so that no half is ever seen."""
-    beside = None
     try:
         if folder.exists():
             return
         builder_class = recipe.builder()
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
-        # Three progress bars for a quarter of a second of work.
-        quiet = io.StringIO()
-        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-            builder = builder_class(data_dir=beside, file_format="array_record")
-            builder.download_and_prepare()
-        beside.chmod(0o755)  # a temporary folder is closed to other users
-        publish(beside, folder)
+        with _workplace(folder.parent) as beside:
+            # Three progress bars for a quarter of a second of work.
+            quiet = io.StringIO()
+            with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+                builder = builder_class(data_dir=beside, file_format="array_record")
+                builder.download_and_prepare()
+            beside.chmod(0o755)  # a temporary folder is closed to other users
+            publish(beside, folder)
     except Exception as error:
         raise DataError(
             f"cannot prepare the {recipe.what} in {folder.parent}: {error}\n"
             "  make that folder writable, free space on its disk, or set "
             "JOPT_CACHE_DIR to another folder"
         ) from error
-    finally:
-        if beside is not None:
+
+
+@contextlib.contextmanager
+def _workplace(parent: Path) -> Iterator[Path]:
+    """A temporary folder in `parent`, which is gone afterwards.
+
+    What killed processes have left there goes as well. Whoever prepares holds a shared
+    lock, which ends with its process; where one can have the lock alone, nobody
+    prepares, and all that is there was left.
+    """
+    with (parent / ".preparing.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pass  # another process prepares, or this file system has no locks
+        else:
+            for left in parent.glob(f"{_TEMPORARY}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        # On a file system without locks nobody gets past the line above either.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        beside = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=parent))
+        try:
+            yield beside
+        finally:
             shutil.rmtree(beside, ignore_errors=True)
 
 

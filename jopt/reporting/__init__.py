@@ -1,7 +1,7 @@
 """What a run writes for people and programs to read."""
 
 from jopt.reporting._console import Console
-from jopt.reporting._files import write_text
+from jopt.reporting._files import read_json, read_run, write_json, write_text
 from jopt.reporting._metrics import MetricsLog, read_metrics
 from jopt.reporting._mirrors import mirror_faults, open_mirrors
 from jopt.reporting._page import page, write_page, write_report
@@ -16,8 +16,11 @@ __all__ = [
     "mirror_faults",
     "open_mirrors",
     "page",
+    "read_json",
     "read_metrics",
+    "read_run",
     "read_status",
+    "write_json",
     "write_page",
     "write_report",
     "write_text",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,11 +69,26 @@ class NewRecords:
         self._path = path
         self._read = 0  # bytes
         self._rest = b""
+        self._file: tuple[int, int] | None = None
+
+    def is_other(self) -> bool:
+        """Whether another file is in the place of the one read so far, or it was cut.
+
+        Where there is no file now, that cannot be said yet.
+        """
+        if self._file is None or not self._path.exists():
+            return False
+        found = self._path.stat()
+        return _identity(found) != self._file or found.st_size < self._read
 
     def __iter__(self) -> Iterator[Record]:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
+            found = _identity(os.fstat(file.fileno()))
+            self._file = self._file or found
+            if self._file != found:
+                return
             file.seek(self._read)
             new = file.read()
         self._read += len(new)
@@ -84,6 +100,10 @@ class NewRecords:
                 continue
             if isinstance(record, dict) and "step" in record:
                 yield record
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def read_metrics(path: Path) -> list[Record]:

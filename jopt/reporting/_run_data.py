@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import bisect
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jopt.errors import ReportError
+from jopt.errors import ConfigError, ReportError
 from jopt.reporting._curves import Grid, curves
+from jopt.reporting._files import read_run
+from jopt.reporting._following import Following
 from jopt.reporting._history import History
-from jopt.reporting._metrics import NewRecords, Record, standing
+from jopt.reporting._metrics import Record, standing
 from jopt.reporting._status import Status, read_status
 
 OVERALL_RATE = "time/overall_tokens_per_sec"
+_NEEDED = ("flat_config", "config_name", "command", "versions", "commit", "devices")
 
 
 class RunData:
     """What is known of one run: its config, its state, its records and its history.
+
+    Where the folder is deleted and a run started there again, it becomes that run.
 
     Fails: `ReportError` when `folder` holds no run or an unreadable one, with what is
     wrong there.
@@ -26,29 +30,30 @@ class RunData:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._cuts = 0
+        self._begin()
+        self.refresh()
+
+    def _begin(self) -> None:
+        self._following = Following(self.folder)
         try:
-            record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            self.config: dict[str, Any] = record["flat_config"]
-            self.steps: int = self.config["train.steps"]
-            self.config_name: str = record["config_name"]
-            self.command: Sequence[str] = record["command"]
-            self.versions: dict[str, str] = record["versions"]
-            self.commit: str = record["commit"]
-            self.devices: Sequence[str] = record["devices"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ReportError(
-                f"{folder} is not a readable run folder: {_reason(error)}"
-            ) from None
+            record = read_run(self.folder, *_NEEDED)
+        except ConfigError as error:
+            raise ReportError(str(error)) from None
+        self.config: dict[str, Any] = record["flat_config"]
+        self.steps: int = self.config["train.steps"]
+        self.config_name: str = record["config_name"]
+        self.command: Sequence[str] = record["command"]
+        self.versions: dict[str, str] = record["versions"]
+        self.commit: str = record["commit"]
+        self.devices: Sequence[str] = record["devices"]
         # A folder written before this was recorded has none.
         self.defaults: dict[str, Any] = record.get("flat_default", {})
-        self._new = NewRecords(folder / "metrics.jsonl")
         self._grid = Grid(self.steps)
-        self._cuts = 0
         self._rate = _Rate()
         self.records: list[Record] = []
         self.history = History()
         self.status = Status("pending", "", {})
-        self.refresh()
 
     @property
     def name(self) -> str:
@@ -70,25 +75,28 @@ class RunData:
 
         Fails: `ReportError` when `status.json` cannot be read.
         """
+        if self._following.is_over():
+            self._cuts += 1  # no position of before holds
+            self._begin()
         try:
             # First, so that the records of a run that is over are complete.
             self.status = read_status(self.folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ReportError(
-                f"{self.folder}/status.json cannot be read: {_reason(error)}"
-            ) from None
-        for record in self._new:
+        except ConfigError as error:
+            raise ReportError(str(error)) from None
+        for record in self._following.new:
             self._add(record)
 
     def since(self, position: str) -> dict[str, Any]:
         """What a reader at an earlier `position` does not have.
 
+        `run` is another one when the folder holds another run than before.
         `after` is the last step up to which its curves are still right, -1 for none;
         `curves` are the points past it. An empty position gets everything.
         """
         after = self._unchanged(position)
         first = bisect.bisect_right(self.records, after, key=lambda r: r["step"])
         return {
+            "run": self._following.run,
             "at": self.position,
             "after": after,
             "curves": curves(self.records[first:], self._grid.width),
@@ -134,9 +142,3 @@ class _Rate:
             return record
         secs = record["wall_secs"] - last["wall_secs"]
         return {**record, OVERALL_RATE: (record["tokens"] - last["tokens"]) / secs}
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"config.json has no {error}"
-    return str(error)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from jopt.errors import ConfigError
+from jopt.reporting._files import read_json
 
 
 class Status(NamedTuple):
@@ -34,11 +36,16 @@ class Status(NamedTuple):
 
 
 def read_status(folder: Path) -> Status:
-    """The state of the run in `folder`, whoever started it."""
+    """The state of the run in `folder`, whoever started it.
+
+    Fails: `ConfigError` where `status.json` is not what jopt writes.
+    """
     path = folder / "status.json"
     if not path.exists():
         return Status("pending", "", {})
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path)
+    if "state" not in record:
+        raise ConfigError(f"{path} was not written by jopt: it has no 'state'")
     state = record["state"]
     if state == "running" and not is_held(folder / ".lock"):
         step = record.get("step")

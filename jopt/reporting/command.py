@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jopt.errors import ReportError
+from jopt.errors import ReportError, print_error
 from jopt.reporting._page import write_page, write_report
 
 USAGE = "usage: python -m jopt report RUN... [--together=FILE]"
@@ -37,6 +37,6 @@ def _said(write: Callable[[], Path]) -> int:
     try:
         print(write())
     except (ReportError, OSError) as error:
-        print(f"ReportError: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     return 0

@@ -616,6 +616,8 @@ async function follow() {
     const answer = await fetch(`/data?at=${runs.map((run) => run.at).join(",")}`);
     if (!answer.ok) throw new Error(await answer.text());
     const news = await answer.json();
+    // A folder holds another run, perhaps of another config: nothing here is right.
+    if (news.runs.some((run, i) => run.run !== runs[i].run)) return location.reload();
     for (const id of ["summary", "events"]) replace(document.getElementById(id), news[id]);
     let changed = false;
     news.runs.forEach((run, i) => {

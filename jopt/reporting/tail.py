@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jopt.errors import ConfigError, print_error
 from jopt.reporting._console import progress_line
-from jopt.reporting._metrics import NewRecords
+from jopt.reporting._files import read_run
+from jopt.reporting._following import Following
 from jopt.reporting._status import read_status
 
 LAST = 10  # records shown of what is there already
@@ -29,34 +30,43 @@ def main(argv: Sequence[str]) -> int:
     if len(names) != 1 or names[0].startswith("-"):
         print(USAGE, file=sys.stderr)
         return 2
-    folder = Path(names[0])
     try:
-        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        steps = record["flat_config"]["train.steps"]
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        print(f"{folder} is not a readable run folder: {error}", file=sys.stderr)
+        return _follow(Path(names[0]), once)
+    except ConfigError as error:
+        print_error(error)
         return 2
-    try:
-        return _follow(folder, steps, once)
     except KeyboardInterrupt:
         return 0
 
 
-def _follow(folder: Path, steps: int, once: bool) -> int:
-    new = NewRecords(folder / "metrics.jsonl")
-    shown = [line for r in new if (line := describe(r, steps))][-LAST:]
+def _follow(folder: Path, once: bool) -> int:
+    run, steps = _begin(folder)
+    shown = _lines(run, steps)[-LAST:]
     while True:
         for line in shown:
             print(line, flush=True)
+        if run.is_over():
+            print(f"{folder}: another run has begun here", flush=True)
+            run, steps = _begin(folder)
         # The state comes first: whatever is written before the end is still shown.
         status = read_status(folder)
-        shown = [line for r in new if (line := describe(r, steps))]
+        shown = _lines(run, steps)
         if shown:
             continue
         if once or not status.alive:
             print(f"{folder}: {status.state}{status.aside}", flush=True)
             return 0 if status.alive or status.state == "done" else 1
         time.sleep(POLL_SECS)
+
+
+def _begin(folder: Path) -> tuple[Following, int]:
+    """The run that is in the folder now, and its number of steps."""
+    run = Following(folder)
+    return run, read_run(folder, "flat_config")["flat_config"]["train.steps"]
+
+
+def _lines(run: Following, steps: int) -> list[str]:
+    return [line for record in run.new if (line := describe(record, steps))]
 
 
 def describe(record: dict[str, Any], steps: int) -> str | None:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from jopt.errors import ReportError
+from jopt.errors import ReportError, print_error
 from jopt.reporting._page import events, render, summary
 from jopt.reporting._run_data import RunData
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         runs = [RunData(Path(name)) for name in names]
         server = WatchServer(runs, port, once=once)
     except (ReportError, OSError, OverflowError) as error:
-        print(f"ReportError: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     with server:
         end = "" if once else " (Ctrl-C ends it)"

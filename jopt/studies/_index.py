@@ -10,11 +10,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jopt.errors import ConfigError
+from jopt.reporting import read_json, write_json
 from jopt.studies._definition import FINAL, TUNE, Job
 from jopt.training._config import flatten
-from jopt.training._run_folder import read_json, write_json
 
 INDEX = "sweep.json"
+SLURM = "slurm"  # folder of what its tasks on a cluster print
 
 
 def is_sweep(folder: Path) -> bool:
@@ -44,11 +45,8 @@ def write_index(
     index = _index(name, config, jobs)
     if is_sweep(folder):
         _check_grown(folder, index)
-    elif folder.exists() and _foreign(folder):
-        raise ConfigError(
-            f"{folder} is not empty and holds no sweep (no {INDEX}); choose another "
-            "with --workdir=FOLDER"
-        )
+    else:
+        refuse_foreign(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / INDEX, index)
@@ -60,10 +58,20 @@ def write_index(
     return index
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Fails: `ConfigError` where the folder holds something else than a sweep."""
+    if not is_sweep(folder) and folder.exists() and _foreign(folder):
+        raise ConfigError(
+            f"{folder} is not empty and holds no sweep (no {INDEX}); choose another "
+            "with --workdir=FOLDER"
+        )
+
+
 def _foreign(folder: Path) -> list[str]:
     """What is there besides a `sweep.json` that another process writes just now."""
     names = [path.name for path in folder.iterdir()]
-    return [name for name in names if not name.startswith((INDEX, f".{INDEX}."))]
+    ours = (INDEX, f".{INDEX}.")
+    return [name for name in names if name != SLURM and not name.startswith(ours)]
 
 
 def _index(name: str, config: ConfigDict, jobs: Sequence[Job]) -> dict[str, Any]:

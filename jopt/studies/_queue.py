@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jopt.reporting import is_held
+from jopt.reporting import is_held, write_json
 from jopt.studies._definition import Job
-from jopt.training._run_folder import LOCK, write_json
+from jopt.training._run_folder import LOCK
 
 PENDING, RUNNING, DONE, FAILED, DIVERGED = (
     "pending",

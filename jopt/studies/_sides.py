@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jopt.errors import ConfigError
-from jopt.reporting import read_metrics
+from jopt.reporting import read_json, read_metrics, read_run
 from jopt.studies._definition import TUNE
 from jopt.studies._index import compared_jobs, is_sweep, read_index, result
-from jopt.training._run_folder import read_json
 
 # What may differ between the runs of one side.
 _NOT_THE_SIDE = ("seed", "data.cache_dir")
@@ -110,9 +109,7 @@ def _sweep_sides(folder: Path, metric: str) -> list[Side]:
 def _run_sides(folders: Sequence[Path], metric: str) -> list[Side]:
     groups: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
     for folder in folders:
-        record = read_json(folder / "config.json")
-        if "flat_config" not in record:
-            raise ConfigError(f"{folder} holds neither a run nor a sweep")
+        record = read_run(folder, "flat_config", "config_name")
         group = {
             key: value
             for key, value in record["flat_config"].items()
@@ -171,7 +168,7 @@ def _result(folder: Path, metric: str) -> Result:
     value = result(folder, metric)
     if not (folder / "config.json").exists():
         return Result(folder, value, (), 0, float("nan"))
-    config = read_json(folder / "config.json")["flat_config"]
+    config = read_run(folder, "flat_config")["flat_config"]
     step_tokens = config["train.batch_size"] * config["data.seq_len"]
     rate = 0.0
     if (folder / "status.json").exists():

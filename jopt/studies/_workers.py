@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jopt.reporting import read_status
+from jopt.reporting import read_status, write_json
 from jopt.studies._definition import Job
 from jopt.studies._queue import DIVERGED, ENDED, FAILED, PENDING, RUNNING, Lock, Queue
-from jopt.training._run_folder import write_json
 from jopt.training._signals import (
     EXIT_DONE,
     EXIT_PREEMPTED,

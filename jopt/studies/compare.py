@@ -7,11 +7,10 @@ import csv
 import html
 import io
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jopt.errors import ConfigError
+from jopt.errors import ConfigError, print_error
 from jopt.reporting import markdown_table, page, write_text
 from jopt.studies._comparison import LEVEL, Comparison, compare
 from jopt.studies._sides import default_metric, read_sides
@@ -31,10 +30,10 @@ def main(argv: Sequence[str]) -> int:
         if args.html:
             write_text(args.html, as_html(found))
     except ConfigError as error:
-        print(f"ConfigError: {error}", file=sys.stderr)
+        print_error(error)
         return EXIT_USAGE
     except OSError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print_error(error)
         return EXIT_FAILURE
     print(as_markdown(found))
     return EXIT_DONE

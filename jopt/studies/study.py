@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jopt.errors import ConfigError, check_choice
+from jopt.errors import ConfigError, check_choice, print_error
 from jopt.studies import compare, sweep
 from jopt.training._flags import parse
 from jopt.training._signals import EXIT_DONE, EXIT_USAGE
@@ -42,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
                 f"{study.config} is not here; start studies from a checkout of jopt"
             )
     except ConfigError as error:
-        print(f"ConfigError: {error}", file=sys.stderr)
+        print_error(error)
         return EXIT_USAGE
     flags = [f"--config={study.config}:{args.size}", *flags]
     code = sweep.main(flags)
@@ -50,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         return code
     options, rest = sweep.split(flags)
     line = parse(rest)
-    if line.dry_run or options.status or options.collect:
+    if line.dry_run or options.status or options.collect or options.slurm:
         return code
     folder = sweep.default_folder(line)
     print(f"\n{study.question}\n", flush=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jopt.errors import ConfigError
+from jopt.errors import ConfigError, print_error
 from jopt.reporting import write_text
 from jopt.studies._definition import (
     Job,
@@ -21,13 +20,16 @@ from jopt.studies._definition import (
 )
 from jopt.studies._identity import has_accelerator
 from jopt.studies._index import (
+    SLURM,
     best_trials,
     job_records,
     read_index,
+    refuse_foreign,
     result,
     write_index,
 )
 from jopt.studies._queue import ENDED, FAILED, STATES, Queue
+from jopt.studies._slurm import split_slurm, submit
 from jopt.studies._workers import Workers, available_cores
 from jopt.training._flags import CommandLine, parse
 from jopt.training._signals import (
@@ -41,6 +43,10 @@ from jopt.training._signals import (
 USAGE = """\
 python -m jopt sweep --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdir=FOLDER]"""
 EPILOG = """\
+slurm:      --slurm=N starts this command in N tasks of a Slurm array, which share the
+            folder; --slurm_KEY=VALUE is for each task, for example
+            --slurm_partition=gpu --slurm_timeout_min=240 --slurm_gpus_per_node=1
+
 exit codes: 0 all is done, 1 a job failed (see queue/*.log, then --retry_failed),
             2 bad config or usage, 75 not all is done and the same command goes on
 """
@@ -48,21 +54,27 @@ exit codes: 0 all is done, 1 a job failed (see queue/*.log, then --retry_failed)
 
 def main(argv: Sequence[str]) -> int:
     """Runs, or goes on with, the sweep of a config; returns the exit code."""
-    options, rest = split(argv)
     with StopSignals() as signals:
         try:
+            options, rest = split(argv)
             return _main(options, parse(rest), signals)
         except ConfigError as error:
-            print(f"ConfigError: {error}", file=sys.stderr)
+            print_error(error)
             return EXIT_USAGE
         except OSError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            print_error(error)
             return EXIT_FAILURE
 
 
 def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The sweep's own flags, and those that say which config and where."""
-    return _parser().parse_known_args(argv)
+    """The sweep's own flags, and those that say which config and where.
+
+    `slurm` is what is for Slurm, and `own` the flags without it.
+    """
+    slurm, own = split_slurm(argv)
+    options, rest = _parser().parse_known_args(own)
+    options.slurm, options.own = slurm, own
+    return options, rest
 
 
 def default_folder(line: CommandLine) -> Path:
@@ -133,11 +145,28 @@ def _main(options: argparse.Namespace, line: CommandLine, signals: StopSignals) 
         if options.status:
             print(status_lines(index, queue))
         return EXIT_DONE
+    if options.slurm and not line.dry_run:
+        return _submit(options, folder)
     tune = tuning_jobs(line.config)
     if line.dry_run:
         print(_plan(line, folder, tune))
         return EXIT_DONE
     return _run(options, line, folder, queue, tune, signals)
+
+
+def _submit(options: argparse.Namespace, folder: Path) -> int:
+    """Starts this sweep in a Slurm array.
+
+    The tasks write the index: which run is which may depend on their devices.
+    """
+    refuse_foreign(folder)
+    logs = folder / SLURM
+    ids = submit(options.slurm, logs, options.own)
+    print(
+        f"{len(ids)} tasks for {folder}: {' '.join(ids)}\n"
+        f"what they print is in {logs}; --status says how far the sweep is"
+    )
+    return EXIT_DONE
 
 
 def _run(

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import Literal
 
 import jax
+import numpy as np
 
 from jopt.reporting import Console, MetricsLog
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._evaluation import totals
+from jopt.training._fallback import report_damage
 from jopt.training._guard import SKIPPED, SKIPPED_IN_A_ROW, DivergedError, Guard
 from jopt.training._plan import Plan
 from jopt.training._rates import LearningRates
@@ -48,6 +50,8 @@ class Loop:
         process_start: float,
         watchdog: Watchdog,
         guard: Guard,
+        *,
+        strict_restore: bool = False,
     ) -> None:
         self._plan = plan
         self._config = plan.config
@@ -60,6 +64,7 @@ class Loop:
         self._process_start = process_start
         self._watchdog = watchdog
         self._guard = guard
+        self._strict_restore = strict_restore
         self._guarded = isinstance(unmonitored(plan.shapes.opt_state), SkipState)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._rates = LearningRates(plan.config)
@@ -108,12 +113,21 @@ class Loop:
         return state, "complete"
 
     def _roll_back(self, state: TrainState) -> TrainState:
-        """The last good state, with the cursor past the data that led here."""
+        """The last good state, with the cursor past the data that led here.
+
+        `state` is gone afterwards.
+        """
         self._guard.roll_back()
         self._pending = None
-        found = self._checkpoints.restore_newest(self._plan.shapes)
+        here, cursor = int(state.step), int(state.cursor)
+        for leaf in jax.tree.leaves(state):
+            leaf.delete()  # so that memory need not hold two states
+        found = self._checkpoints.restore_newest(
+            self._plan.shapes, strict=self._strict_restore
+        )
+        report_damage(found, self._plan, self._log, self._console)
         good = self._plan.init() if found is None else found.state
-        back, here, cursor = int(good.step), int(state.step), int(state.cursor)
+        back = int(good.step)
         self._log.write(
             {
                 "event": "rollback",
@@ -127,7 +141,8 @@ class Loop:
             f"step {here}: the last steps were not finite and changed nothing; going "
             f"on from step {back} with the data after example {cursor}"
         )
-        return good._replace(cursor=jax.device_put(state.cursor, good.cursor.sharding))
+        past = np.asarray(cursor, good.cursor.dtype)
+        return good._replace(cursor=jax.device_put(past, good.cursor.sharding))
 
     @property
     def tokens_per_sec(self) -> float:

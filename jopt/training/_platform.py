@@ -33,6 +33,11 @@ def jaxlib_series() -> str:
     return ".".join(metadata.version("jaxlib").split(".")[:2])
 
 
+def cpu_flags() -> tuple[str, ...]:
+    """The measured flags for a CPU with the installed jaxlib."""
+    return _CPU_FLAGS.get(jaxlib_series(), ())
+
+
 def has_gpu_plugin() -> bool:
     """Whether JAX's plugin for a GPU is installed; asks no device."""
     names = [entry.name for entry in metadata.entry_points(group="jax_plugins")]
@@ -45,9 +50,8 @@ def set_xla_flags() -> tuple[str, ...]:
     Must run before the first device query. Returns the flags that are in force.
     """
     own = os.environ.get("XLA_FLAGS", "")
-    series = jaxlib_series()
-    wanted = _CPU_FLAGS.get(series, ())
-    if series in _GPU_SERIES and has_gpu_plugin():
+    wanted = cpu_flags()
+    if jaxlib_series() in _GPU_SERIES and has_gpu_plugin():
         wanted += _GPU_FLAGS
     added = [flag for flag in wanted if flag.split("=")[0] not in own]
     if added:
@@ -58,7 +62,7 @@ def set_xla_flags() -> tuple[str, ...]:
 def fast_cpu_bfloat16() -> bool:
     """Whether bfloat16 is the faster compute type on a CPU under the flags in force."""
     flags = os.environ.get("XLA_FLAGS", "")
-    wanted = _CPU_FLAGS.get(jaxlib_series(), ())
+    wanted = cpu_flags()
     return bool(wanted) and all(flag in flags for flag in wanted)
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import jax
 
 from jopt import models
-from jopt.errors import CheckpointError, ReportError
+from jopt.errors import CheckpointError, ReportError, print_error
 from jopt.reporting import Console, MetricsLog, open_mirrors, write_report
-from jopt.training._checkpoints import Checkpoints, Restored
+from jopt.training._checkpoints import Checkpoints
 from jopt.training._evaluation import totals
+from jopt.training._fallback import report_damage
 from jopt.training._guard import DivergedError, Guard
 from jopt.training._loop import Loop
 from jopt.training._memory import peak_memory
@@ -62,9 +63,7 @@ def run(
     log = MetricsLog(folder.metrics, mirrors)
     folder.set_status("running", step=first)
     console.say(_opening(plan, folder, first))
-    if restored is not None and restored.damaged:
-        console.say(_fallback(restored))
-        log.write(_damaged_event(restored, plan))
+    report_damage(restored, plan, log, console)
     watchdog = Watchdog(
         config.train.step_timeout_secs,
         on_stall=lambda: _leave_stalled(config.train.step_timeout_secs, folder, log),
@@ -81,6 +80,7 @@ def run(
         process_start,
         watchdog,
         guard,
+        strict_restore=strict_restore,
     )
     try:
         with watchdog:
@@ -122,7 +122,7 @@ def run(
         return EXIT_DONE
     except DivergedError as error:
         folder.set_status("diverged", reason=str(error))
-        print(f"DivergedError: {error}", file=sys.stderr)
+        print_error(error)
         return EXIT_FAILURE
     except (CheckpointError, OSError) as error:
         saved = checkpoints.latest()
@@ -159,17 +159,6 @@ def _leave_stalled(secs: float, folder: RunFolder, log: MetricsLog) -> None:
     os._exit(EXIT_STALLED)
 
 
-def _fallback(restored: Restored) -> str:
-    """Which steps were damaged, and how many steps are trained again for it."""
-    repeated = max(restored.damaged) - restored.step
-    return "\n".join(
-        [
-            *restored.damaged.values(),
-            f"set aside; {repeated} steps are repeated from step {restored.step}",
-        ]
-    )
-
-
 def _report(folder: RunFolder, console: Console) -> None:
     """Writes the page; the run is done with or without it."""
     try:
@@ -180,16 +169,6 @@ def _report(folder: RunFolder, console: Console) -> None:
             f"  python -m jopt report {folder.path} writes it",
             file=sys.stderr,
         )
-
-
-def _damaged_event(restored: Restored, plan: Plan) -> dict[str, Any]:
-    """The record of it, from which reports are made."""
-    return {
-        "event": "damaged",
-        "step": restored.step,
-        "tokens": plan.items(restored.step),
-        "damaged_steps": sorted(restored.damaged),
-    }
 
 
 def _opening(plan: Plan, folder: RunFolder, first: int) -> str:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from jopt import models
 from jopt.errors import ConfigError, WorkdirInUseError
-from jopt.reporting import write_text
+from jopt.reporting import read_json, read_run, write_json
 from jopt.training._config import default_config, flatten
 
 LOCK = ".lock"
@@ -39,15 +39,8 @@ def default_folder(config_name: str, config: ConfigDict) -> Path:
 
 
 def read_config(path: Path) -> ConfigDict:
-    """The resolved config of the run in a folder, which is left as it is.
-
-    Fails: `ConfigError` where there is no readable run.
-    """
-    try:
-        record = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        return ConfigDict(record["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not a readable run folder: {error}") from None
+    """The resolved config of the run in a folder. Fails: as `read_run`."""
+    return ConfigDict(read_run(path, "config")["config"])
 
 
 class RunFolder:
@@ -114,11 +107,10 @@ class RunFolder:
 
     def _check_same(self, wanted: dict[str, Any]) -> None:
         try:
-            present = json.loads((self.path / "config.json").read_text())["flat_config"]
-        except (json.JSONDecodeError, KeyError) as error:
+            present = read_run(self.path, "flat_config")["flat_config"]
+        except ConfigError as error:
             raise ConfigError(
-                f"{self.path}/config.json cannot be read ({error}); choose another "
-                "--workdir, or move that folder away"
+                f"{error}; choose another --workdir, or move that folder away"
             ) from None
         keys = sorted(
             key
@@ -151,7 +143,7 @@ class RunFolder:
         path = self.path / "status.json"
         if not path.exists():
             return {"state": "pending"}
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
 
     def set_status(self, state: str, **details: Any) -> None:
         """Replaces `status.json` in one move."""
@@ -191,22 +183,6 @@ def _defaults() -> ConfigDict:
     config = default_config()
     config.model = models.default_config()
     return config
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The record in a file. Fails: `ConfigError` where there is none."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not a readable JSON file: {error}") from None
-    if not isinstance(record, dict):
-        raise ConfigError(f"{path} holds {type(record).__name__}; a record is expected")
-    return record
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Writes a file that is either the old or the new one, never half of it."""
-    write_text(path, json.dumps(record, indent=2, default=str) + "\n")
 
 
 def versions() -> dict[str, str]:

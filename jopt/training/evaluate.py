@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jopt.errors import CheckpointError, ConfigError, DataError
+from jopt.errors import CheckpointError, ConfigError, DataError, print_error
 from jopt.training._platform import set_compilation_cache, set_xla_flags
 from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
 
@@ -25,10 +24,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         print(_evaluate(args.run, args.split, args.step))
     except ConfigError as error:
-        print(f"ConfigError: {error}", file=sys.stderr)
+        print_error(error)
         return EXIT_USAGE
     except (CheckpointError, DataError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print_error(error)
         return EXIT_FAILURE
     return EXIT_DONE
 

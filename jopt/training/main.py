@@ -7,7 +7,13 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jopt.errors import CheckpointError, ConfigError, DataError, WorkdirInUseError
+from jopt.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    WorkdirInUseError,
+    print_error,
+)
 from jopt.training._platform import (
     keep_freed_memory,
     set_compilation_cache,
@@ -59,15 +65,11 @@ def main(
         try:
             return _train(argv, signals, process_start or time.monotonic())
         except ConfigError as error:
-            return _fail(error, EXIT_USAGE)
+            print_error(error)
+            return EXIT_USAGE
         except (DataError, CheckpointError, WorkdirInUseError, OSError) as error:
-            return _fail(error, EXIT_FAILURE)
-
-
-def _fail(error: Exception, code: int) -> int:
-    lines = "\n  ".join(str(error).splitlines())
-    print(f"{type(error).__name__}: {lines}", file=sys.stderr)
-    return code
+            print_error(error)
+            return EXIT_FAILURE
 
 
 def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> int:
@@ -75,11 +77,12 @@ def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> i
     # Imports of a second or more come after the flags, and not for --help.
     import jax
 
+    from jopt.reporting import read_json
     from jopt.training._explain import explain
     from jopt.training._flags import parse
     from jopt.training._plan import make_plan, resolve
     from jopt.training._run import run
-    from jopt.training._run_folder import RunFolder, default_folder, read_json
+    from jopt.training._run_folder import RunFolder, default_folder
 
     line = parse(argv)
     if line.rest:

@@ -24,7 +24,8 @@ MODULES = ("tensorflow", "tensorflow_datasets", "array_record", "flax", "orbax")
 
 
 def prepared(cache: Path) -> list[Path]:
-    return sorted((cache / "tfds").iterdir())
+    found = sorted((cache / "tfds").iterdir())
+    return [path for path in found if path.name != ".preparing.lock"]
 
 
 def same(a, b) -> bool:
@@ -135,11 +136,59 @@ def test_damage_is_an_error_that_says_what_to_remove(small_package, tmp_path, da
     assert same(load(cache_dir=cache), whole)
 
 
-def test_what_a_killed_process_left_is_not_used(small_package, tmp_path):
-    leftover = tmp_path / "cache" / "tfds" / ".preparing-abc"
-    (leftover / "jopt_plays").mkdir(parents=True)
-    load(cache_dir=tmp_path / "cache")
-    assert len(prepared(tmp_path / "cache")) == 2
+# Prepares, and waits before the last move.
+SLOW = """
+import sys
+from jopt.data import _prepared, load
+
+def publish(*paths, publish=_prepared.publish):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    publish(*paths)
+
+_prepared.publish = publish
+load(cache_dir=sys.argv[1])
+"""
+
+
+@pytest.fixture
+def slow(small_package, tmp_path):
+    """A process in the middle of a preparation."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(tmp_path / "cache")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": f"{small_package.parent}:{ROOT}"},
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_what_a_killed_process_left_goes_with_the_next_preparation(slow, tmp_path):
+    cache = tmp_path / "cache"
+    slow.kill()
+    slow.wait()
+    (left,) = prepared(cache)
+    assert left.name.startswith(".preparing-")
+    load(cache_dir=cache)
+    (folder,) = prepared(cache)
+    assert folder.name.startswith("jopt_plays-")
+
+
+def test_what_a_process_prepares_is_left_alone(slow, tmp_path):
+    cache = tmp_path / "cache"
+    (beside,) = prepared(cache)
+    content = sorted(beside.rglob("*"))
+    load(cache_dir=cache)
+    assert beside in prepared(cache) and sorted(beside.rglob("*")) == content
+    _, err = slow.communicate("go\n", timeout=60)
+    assert slow.returncode == 0, err
+    (folder,) = prepared(cache)
+    assert folder.name.startswith("jopt_plays-")
 
 
 def test_the_second_of_two_processes_takes_the_folder_of_the_first(tmp_path):

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("worker.py")
+MESHES = ("2x1", "1x2", "2x2")  # data x fsdp
 pytestmark = pytest.mark.devices
 
 
-MESHES = ("2x1", "1x2", "2x2")  # data x fsdp
-
-
-def train(config: str, folder: Path, *own: str) -> tuple[dict, dict[str, dict]]:
+@pytest.fixture
+def train(tmp_path, on_devices):
     """What one device finds, and what each of `MESHES` does.
 
-    One process for all: a small mesh takes the first of its four devices.
+    One process for all, which starts only once: a small mesh takes the first of its
+    four devices. `size` () is compiled without most optimisations.
     """
-    worker = str(Path(__file__).with_name("worker.py"))
-    meshes = ",".join(("1x1", *MESHES))
-    done = subprocess.run(
-        [sys.executable, worker, config, str(folder), meshes, "5,100", *own],
-        cwd=ROOT,
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    one, *several = (dict(np.load(folder / f"{m}.npz")) for m in meshes.split(","))
-    return one, dict(zip(MESHES, several, strict=True))
+
+    def run(config: str, *flags: str, size: tuple = ()) -> tuple[dict, dict[str, dict]]:
+        meshes = ("1x1", *MESHES)
+        env = {} if size else {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        args = config, tmp_path, ",".join(meshes), "5,100", *size, *flags
+        on_devices(4, WORKER, *args, **env)
+        one, *several = (dict(np.load(tmp_path / f"{m}.npz")) for m in meshes)
+        return one, dict(zip(MESHES, several, strict=True))
+
+    return run
 
 
 # Signs amplify rounding, the more the higher the rates are: docs/performance.md has a
@@ -56,9 +50,12 @@ SIZES = pytest.mark.parametrize(
 
 
 @SIZES
-def test_muon_agrees_on_every_mesh(tmp_path, size):
+def test_muon_agrees_on_every_mesh(train, size):
     one, others = train(
-        "configs/muon_lm.py:micro", tmp_path, "--config.monitor.every_steps=5", *size
+        "configs/muon_lm.py:micro",
+        "--config.monitor.every_steps=5",
+        "--config.optim.rules.matrix.compute_dtype=float32",
+        size=size,
     )
     layers = [name for name in one if name.startswith("5:layer/")]
     assert len(layers) > 5 * 8
@@ -73,8 +70,8 @@ def test_muon_agrees_on_every_mesh(tmp_path, size):
 
 
 @SIZES
-def test_signum_agrees_entry_by_entry(tmp_path, size):
-    one, others = train("configs/signum_lm.py:micro", tmp_path, *GENTLE, *size)
+def test_signum_agrees_entry_by_entry(train, size):
+    one, others = train("configs/signum_lm.py:micro", *GENTLE, size=size)
     for mesh, many in others.items():
         np.testing.assert_allclose(many["losses"][-1], one["losses"][-1], rtol=1e-5)
         for step, least in ((5, 0.9999), (100, 0.99)):

@@ -16,6 +16,13 @@ from jopt.__main__ import main
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def training(training):
+    """What a user sees is shown under the flags that a user gets."""
+    training.as_shipped = True
+    return training
+
+
 def shown_run(page: Path) -> dict:
     """The data of a page of one run."""
     found = re.search(r"id='data'>(.*?)</script>", page.read_text())
@@ -124,14 +131,32 @@ def test_evaluate_tells_the_domains_apart(training):
     assert abs(mean - float(head.split()[2])) < 2e-4
 
 
-def test_evaluate_of_something_else(tmp_path, capsys):
+@pytest.mark.parametrize("command", ["evaluate", "report", "watch", "tail", "compare"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        ('{"flat_config": {"seed"', "is not a readable JSON file"),
+        ("[]", "holds list; a record is expected"),
+        ("{}", "config.json has no "),
+    ],
+)
+def test_a_folder_that_is_no_run(tmp_path, capsys, command, content, reason):
+    """All commands say the same of a missing, a torn and a foreign `config.json`."""
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert main([command, str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"Error: {tmp_path} is not a readable run folder: " in error
+    assert reason in error
+
+
+def test_further_lines_of_an_error_are_indented(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"config": {"sede": 1, "trian": {}}}')
     assert main(["evaluate", str(tmp_path)]) == 2
-    assert "is not a readable run folder" in capsys.readouterr().err
-
-
-def test_report_of_something_else(tmp_path, capsys):
-    assert main(["report", str(tmp_path)]) == 2
-    assert "is not a readable run folder" in capsys.readouterr().err
+    first, *further = capsys.readouterr().err.splitlines()
+    assert first == "ConfigError: unknown key sede"
+    assert further and all(line.startswith("  ") for line in further)
 
 
 def test_explain_shows_rule_view_and_cost(capsys, monkeypatch):

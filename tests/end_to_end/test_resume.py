@@ -26,6 +26,7 @@ def unbroken(training):
 
 
 def test_kill_9_at_a_random_step_and_a_damaged_checkpoint(training, unbroken):
+    training.as_shipped = True
     flags = (*STEPS, *SAVES, "--config.monitor.every_steps=7")
     expected = unbroken("--config.monitor.every_steps=7")
     step = random.Random().randint(25, 55)

@@ -1,6 +1,7 @@
 """Optimizers that fail on purpose, for the tests of watchdog and guard."""
 
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +24,17 @@ def sgd_that_hangs(learning_rate, step):
     return optax.chain(optax.sgd(learning_rate), counter)
 
 
-def sgd_that_breaks(learning_rate, first, last):
-    """SGD whose calls `first` to `last` in this process give NaN, then never again."""
+def sgd_that_breaks(learning_rate, first, last, damages=None):
+    """SGD whose calls `first` to `last` in this process give NaN, then never again.
+
+    At the first of them it zeroes the newest step in the folder `damages`, if any.
+    """
     calls = []
 
     def poison():
         calls.append(None)
+        if damages is not None and len(calls) == first:
+            zero_newest(Path(damages))
         return jnp.float32(jnp.nan if first <= len(calls) <= last else 0.0)
 
     def update(updates, state, params=None):
@@ -37,3 +43,10 @@ def sgd_that_breaks(learning_rate, first, last):
 
     broken = optax.GradientTransformation(optax.init_empty_state, update)
     return optax.chain(optax.sgd(learning_rate), broken)
+
+
+def zero_newest(checkpoints):
+    newest = max(int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal())
+    files = [p for p in (checkpoints / str(newest)).rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    largest.write_bytes(bytes(largest.stat().st_size))

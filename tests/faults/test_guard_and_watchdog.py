@@ -1,6 +1,7 @@
 """A run that hangs ends, one that breaks goes back, and a folder has one run."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -10,21 +11,42 @@ CONFIG = """
 from jopt.training import presets
 
 def get_config(arg=""):
-    config = presets.language_model("micro")
+    config = presets.digits("micro")
     config.optim.order = ("all",)
     config.optim.rules.all = presets.rule(r".*", {optimizer!r}, 0.1, **{options})
     return config
 """
+# Prints how many bytes of arrays are there whenever a checkpoint is to be restored.
+WATCHED = """
+import jax
+from jopt.training._checkpoints import Checkpoints
+
+def size(leaves):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+def watched(self, like, *, restore=Checkpoints.restore_newest, **options):
+    print("there are", size(jax.live_arrays()), "bytes; a state has",
+          size(jax.tree.leaves(like)))
+    return restore(self, like, **options)
+
+Checkpoints.restore_newest = watched
+"""
+
+
+@pytest.fixture
+def training(tmp_path, make_training):
+    """A perceptron that compiles in a second."""
+    return make_training(tmp_path, "--config=configs/muon_digits.py")
 
 
 @pytest.fixture
 def faulty(training, tmp_path):
     """Runs a model with an optimizer of `faulty.py`, saving every ten steps."""
 
-    def run(optimizer, *flags, **options):
-        config = tmp_path / "faulty_lm.py"
+    def run(optimizer, *flags, also="", **options):
+        config = tmp_path / "faulty_digits.py"
         config.write_text(
-            CONFIG.format(optimizer=f"faulty:{optimizer}", options=options)
+            CONFIG.format(optimizer=f"faulty:{optimizer}", options=options) + also
         )
         return training.run(
             f"--config={config}",
@@ -61,9 +83,11 @@ GUARDED = ("--config.optim.whole_tree.skip_nonfinite=True",)
 
 
 def test_steps_that_are_not_finite_lead_back_and_the_run_goes_on(training, faulty):
-    done = faulty("sgd_that_breaks", *GUARDED, first=25, last=27)
+    done = faulty("sgd_that_breaks", *GUARDED, also=WATCHED, first=25, last=27)
     assert done.returncode == 0, done.stderr
     assert "going on from step 20" in done.stdout
+    _, back = re.findall(r"there are (\d+) bytes; a state has (\d+)", done.stdout)
+    assert int(back[0]) < int(back[1]) / 10, "the old state makes room for the new one"
     status = training.status()
     assert status["state"] == "done" and status["result"]["rollbacks"] == 1
     # Saves go on after the step that was the newest before.
@@ -71,13 +95,39 @@ def test_steps_that_are_not_finite_lead_back_and_the_run_goes_on(training, fault
     records = training.records()
     (event,) = [r for r in records if r.get("event") == "rollback"]
     assert event["step"] == 20 and event["from_step"] >= 27
-    assert event["cursor"] == 4 * event["from_step"]
+    assert event["cursor"] == 64 * event["from_step"]
     page = (training.folder / "run/report.html").read_text()
     assert f"went back from step {event['from_step']} to step 20" in page
     assert "1 rollback, 3 skipped steps" in page
     losses = {r["step"]: r["train/loss"] for r in records if "train/loss" in r}
     assert sorted(losses) == list(range(1, 61))
     assert all(loss < 6 for loss in losses.values())
+
+
+def test_a_damaged_checkpoint_is_passed_over_when_going_back(training, faulty):
+    damages = str(training.folder / "run/checkpoints")
+    done = faulty("sgd_that_breaks", *GUARDED, first=25, last=27, damages=damages)
+    assert done.returncode == 0, done.stderr
+    assert "step 20 is damaged" in done.stdout
+    assert "set aside; 10 steps are repeated from step 10" in done.stdout
+    assert "going on from step 10" in done.stdout
+    assert [p.name for p in Path(damages, "set_aside").iterdir()] == ["20"]
+    records = training.records()
+    (event,) = [r for r in records if r.get("event") == "damaged"]
+    assert (event["step"], event["damaged_steps"]) == (10, [20])
+    page = (training.folder / "run/report.html").read_text()
+    assert "1 rollback, 3 skipped steps, 1 damaged checkpoint" in page
+    assert "damaged checkpoint 20 set aside; restored step 10 instead" in page
+
+
+def test_a_damaged_checkpoint_ends_a_strict_run_that_goes_back(training, faulty):
+    damages = str(training.folder / "run/checkpoints")
+    options = {"first": 25, "last": 27, "damages": damages}
+    done = faulty("sgd_that_breaks", *GUARDED, "--strict_restore", **options)
+    assert done.returncode == 1
+    assert "step 20 is damaged" in done.stderr and "Traceback" not in done.stderr
+    assert training.status()["state"] == "failed"
+    assert saved(training) == [10, 20]
 
 
 def test_a_few_bad_steps_are_only_skipped(training, faulty):

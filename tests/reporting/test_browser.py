@@ -286,6 +286,21 @@ def test_watch_draws_what_comes(tab, held, served):
     picture(seen, "watch-400-dark")
 
 
+def test_watch_shows_the_run_that_is_started_anew(tab, held, folder, served):
+    seen = tab()
+    seen.open(served(held))
+    assert seen.plot("loss", "data[0].x.at(-1)") == 5
+    with seen.page.expect_navigation():
+        shutil.rmtree(held.path)
+        anew = folder("held", **{"train.steps": 50, "train.batch_size": 3})
+        anew.start(0)
+        anew.train(1, 3)
+    seen.until("document.querySelector('#summary').innerText.includes('of 50')")
+    plot = "document.querySelector('[data-plot=loss]')"
+    seen.until(f"{plot}?.data?.[0].x.at(-1) === 3")
+    assert seen.complaints == []
+
+
 def test_watch_keeps_open_what_is_open_and_says_when_nobody_answers(
     tab, held, plain, served
 ):

@@ -149,7 +149,7 @@ def test_throughput_leaves_out_the_time_between_attempts(folder):
         ("config.json", "{", "is not a readable run folder"),
         ("config.json", "{}", "config.json has no 'flat_config'"),
         ("config.json", "[]", "is not a readable run folder"),
-        ("status.json", '{"stat', "status.json cannot be read"),
+        ("status.json", '{"stat', "status.json is not a readable JSON file"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_named(folder, name, content, message):

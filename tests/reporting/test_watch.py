@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -74,6 +75,36 @@ def test_serves_runs_of_others_and_only_what_is_new(watch, held, plain):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
+
+
+def test_a_run_that_is_started_anew_begins_anew(watch, held, folder, plain):
+    finished = plain("finished")
+    _, address = watch(held.path, finished.path)
+    before, done = news(address, "", "")["runs"]
+    shutil.rmtree(held.path)
+    # Nothing new is there yet, so what was there stays.
+    assert news(address, before["at"], done["at"])["runs"][0]["run"] == before["run"]
+
+    anew = folder("held", **{"train.steps": 4000})
+    anew.start(0)
+    anew.train(1, 7)  # more than there were, perhaps in a file of the same number
+    first, other = news(address, before["at"], done["at"])["runs"]
+    assert first["run"] != before["run"] and other["run"] == done["run"]
+    assert first["after"] == -1
+    # A run of 4,000 steps has a point for each four.
+    assert first["curves"]["train/loss"]["step"] == [4, 7]
+    assert first["events"] == []
+    assert "of 4,000" in get(address)
+
+
+def test_records_that_are_cut_begin_anew(watch, held):
+    _, address = watch(held.path)
+    (before,) = news(address, "")["runs"]
+    held.write("metrics.jsonl", "")
+    held.train(1, 2)
+    (after,) = news(address, before["at"])["runs"]
+    assert after["after"] == -1
+    assert after["curves"]["train/loss"]["step"] == [1, 2]
 
 
 def test_a_killed_run_is_shown_as_lost(watch, folder):

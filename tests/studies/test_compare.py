@@ -162,8 +162,8 @@ def test_a_diverged_run_is_counted_and_never_wins(at, capsys):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "there/config.json is not a readable JSON file"),
-        ({"config.json": "{}"}, "holds neither a run nor a sweep"),
+        ({}, "there is not a readable run folder"),
+        ({"config.json": "{}"}, "config.json has no 'flat_config'"),
         ({"sweep.json": "{}"}, "was not written by jopt"),
         ({"sweep.json": "{"}, "is not a readable JSON file"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -14,7 +15,11 @@ from pathlib import Path
 
 import pytest
 
+# Imported here: it sets up logging anew, which closes what a test has captured.
+import submitit  # noqa: F401
+
 from jopt.__main__ import main
+from jopt.studies._queue import Queue
 from jopt.studies.study import STUDIES
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +44,8 @@ def get_config(arg=""):
 class Sweep:
     """A sweep of runs of seconds on a user's own text."""
 
-    def __init__(self, folder: Path, text: Path) -> None:
+    def __init__(self, folder: Path, text: Path, env: dict[str, str]) -> None:
+        self.env = {**os.environ, **env}
         self.folder = folder / "sweep"
         self.config = folder / "own_sweep.py"
         self.small = {
@@ -67,6 +73,7 @@ class Sweep:
                 *(f"--workdir={self.folder}", "--workers=1", *flags),
             ],
             cwd=ROOT,
+            env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -100,8 +107,8 @@ class Sweep:
 
 
 @pytest.fixture
-def sweep(tmp_path, text):
-    return Sweep(tmp_path, text)
+def sweep(tmp_path, text, sharing):
+    return Sweep(tmp_path, text, sharing)
 
 
 def test_a_killed_sweep_goes_on_in_two_processes_and_no_job_runs_twice(sweep, capsys):
@@ -194,6 +201,85 @@ def test_a_stopped_sweep_saves_its_jobs_and_resumes_them(sweep):
     assert status["step"] >= 5
     for arm in ("good", "bad"):
         assert re.search(rf"tune +{arm} +1 done", out)
+
+
+def test_tasks_of_slurm_share_a_sweep_and_one_is_interrupted(sweep):
+    """On submitit's executor for one machine, with the signal that Slurm sends."""
+    sweep.small["train.steps"] = 1500
+    sweep.write(trials=1, good=(0.01,), bad=(0.003,), seeds=())
+    said = sweep.config.parent / "said"
+    with said.open("w") as file:
+        # Not a pipe: the tasks outlive the command and would keep it open.
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "jopt", "sweep", f"--config={sweep.config}"),
+                *(f"--workdir={sweep.folder}", "--workers=1", "--slurm=2"),
+                *("--slurm_cluster=local", "--slurm_timeout_min=60"),
+            ],
+            cwd=ROOT,
+            env=sweep.env,
+            stdout=file,
+            check=True,
+        )
+    first = re.search(r": (\d+) \d+\n", said.read_text())[1]
+    logs = sweep.folder / "slurm"
+
+    def trained() -> bool:
+        """Whether both are at it, each at its own job."""
+        steps = [[r.get("step", 0) for r in rs] for rs in sweep.runs().values()]
+        return len(steps) == 2 and all(max(s, default=0) >= 5 for s in steps)
+
+    def wait_until(reached: Callable[[], bool]) -> None:
+        limit = time.monotonic() + 120
+        while not reached():
+            assert time.monotonic() < limit, [p.read_text() for p in logs.glob("*.*")]
+            time.sleep(0.01)
+
+    wait_until(trained)
+    (task,) = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    os.kill(int(task), signal.SIGUSR2)
+    wait_until(lambda: len(list(logs.glob("*_result.pkl"))) == 2)
+    printed = (logs / f"{first}_0_log.out").read_text()
+    assert "stopped, to go on later" in printed and "Requeued job" in printed
+    queue = Queue(sweep.folder, stale_secs=300)
+    assert [queue.state(job["id"]) for job in sweep.jobs()] == ["done", "done"]
+    starts = sorted(sweep.starts().values(), key=len)
+    assert starts[0] == [0], "the other one was not disturbed"
+    assert starts[1][0] == 0 and starts[1][1] >= 5 and len(starts[1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--slurm_partition=gpu"], "--slurm=N says how many tasks"),
+        (["--slurm=0"], "--slurm=N says how many tasks"),
+        (["--slurm=2", "--slurm_partition"], "needs a value"),
+        (["--slurm=2", "--slurm_cluster=local", "--slurm_partitoin=gpu"], "partitoin"),
+        (["--slurm=2"], 'Could not detect "srun"'),
+    ],
+)
+def test_what_slurm_cannot_do(sweep, capsys, monkeypatch, flags, message):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PATH", "/nowhere")
+    sweep.write(trials=2, good=(0.01, 0.02), bad=(1.0, 2.0), seeds=())
+    args = [f"--config={sweep.config}", f"--workdir={sweep.folder}", *flags]
+    assert main(["sweep", *args]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_slurm_needs_a_package(sweep, capsys, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "submitit" else find_spec(name, *rest),
+    )
+    sweep.write(trials=2, good=(0.01, 0.02), bad=(1.0, 2.0), seeds=())
+    args = [f"--config={sweep.config}", f"--workdir={sweep.folder}"]
+    assert main(["sweep", *args, "--slurm=2"]) == 2
+    assert "pip install 'jopt[slurm]'" in capsys.readouterr().err
 
 
 def test_a_failed_job_is_counted_and_tried_again_when_asked(sweep, capfd, monkeypatch):
