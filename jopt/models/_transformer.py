@@ -26,6 +26,8 @@ from jopt.models._transformer_config import TransformerConfig
 # L layers; B batch; T, S query and key positions; D embedding; H heads; G heads of keys
 # and values; K head width; F hidden width of the MLP; V vocabulary.
 
+_DENSE = MatrixSpec((0,), (1,))
+
 
 def rotate(x_BTHK: jax.Array, base: float) -> jax.Array:
     """Turns each pair (x_i, x_(i + K/2)) at position t by the angle t * base^(-2i/K).
@@ -304,8 +306,7 @@ def _declarations(
     config: TransformerConfig,
 ) -> tuple[dict[str, MatrixSpec | None], dict[str, str], list[str]]:
     """Views and taps of all weights, and the taps that belong to no weight."""
-    plain = MatrixSpec((0,), (1,))
-    specs: dict[str, MatrixSpec | None] = {"embed/embedding": plain}
+    specs: dict[str, MatrixSpec | None] = {"embed/embedding": _DENSE}
     taps = {"embed/embedding": "embed/input"}
     layers = range(config.num_layers)
     blocks = ["blocks"] if config.scan else [f"blocks/{number}" for number in layers]
@@ -320,7 +321,7 @@ def _declarations(
     if config.tied_head:
         extra.append("head/input")
     else:
-        specs["head/kernel"] = plain
+        specs["head/kernel"] = _DENSE
         taps["head/kernel"] = "head/input"
     return specs, taps, extra
 
@@ -329,7 +330,6 @@ def _block_declarations(
     config: TransformerConfig,
 ) -> dict[str, tuple[MatrixSpec, str]]:
     """View and tap of each weight of one block, by their paths in it."""
-    plain = MatrixSpec((0,), (1,))
     if config.fused_qkv:
         fused = MatrixSpec((0,), (1,), split=config.qkv_dims)
         inputs = {"attn/qkv": (fused, "attn/input")}
@@ -340,8 +340,8 @@ def _block_declarations(
     return {
         **inputs,
         "attn/o": (MatrixSpec((0, 1), (2,)), "attn/mix"),
-        **{f"mlp/{name}": (plain, "mlp/input") for name in ups},
-        "mlp/down": (plain, "mlp/hidden"),
+        **{f"mlp/{name}": (_DENSE, "mlp/input") for name in ups},
+        "mlp/down": (_DENSE, "mlp/hidden"),
     }
 
 

@@ -52,11 +52,11 @@ def build(
     a rule is the spectral chain on exactly the parameters that the rule takes; with
     `per_head=True` each head of theirs is a matrix of its own, where the model declares
     an axis of heads, and with `per_head=(4, 2, 2)` the blocks of a fused output hold so
-    many. Every
-    learning rate is multiplied by the factor of `schedule_from_config(config.train)`.
-    `config.optim.whole_tree.clip` is the largest norm of the whole gradient, before the
-    rules. `jopt.skip_nonfinite` wraps all of it with `whole_tree.skip_nonfinite`, and
-    `jopt.skip_spikes` with a `whole_tree.spike_zscore`.
+    many. Every learning rate is multiplied by the factor of
+    `schedule_from_config(config.train)`. `config.optim.whole_tree.clip` is the largest
+    norm of the whole gradient, before the rules. `jopt.skip_nonfinite` wraps all of it
+    with `whole_tree.skip_nonfinite`, and `jopt.skip_spikes` with a
+    `whole_tree.spike_zscore`.
 
     Args:
         config: the whole run config: an `ml_collections.ConfigDict`, or mappings or

@@ -91,6 +91,13 @@ def _read_rule(name: str, table: dict[str, Any], faults: list[str]) -> Rule | No
     keywords = {key: value for key, value in table.items() if key not in RULE_KEYS}
     faults.extend(_argument_faults(where, table["name"], entry, keywords))
     per_head = table.get("per_head") or None
+    counts = per_head if isinstance(per_head, tuple | list) else (per_head or 1,)
+    if not all(isinstance(count, int) and count >= 1 for count in counts):
+        faults.append(
+            f"{where}.per_head: expected True, a number of heads or one for each "
+            f"block, found {per_head!r}"
+        )
+        return None
     if per_head is not None and not entry.spectral:
         faults.append(f"{where}.per_head: {table['name']} does not see matrices")
     return Rule(

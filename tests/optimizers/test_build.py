@@ -141,6 +141,9 @@ def test_heads_that_cannot_be():
     assert "does not say which axis is the heads" in text
     text = faults(changed(rules__matrix__per_head=(3, 1, 1)))
     assert "(3, 1, 1) does not divide the blocks" in text
+    for wrong in ("yes", (2, 0, 1), 1.5):
+        text = faults(changed(rules__matrix__per_head=wrong))
+        assert "optim.rules.matrix.per_head: expected True, a number" in text
     text = faults(changed(rules__rest__per_head=True))
     assert "optim.rules.rest.per_head: adamw does not see matrices" in text
 
