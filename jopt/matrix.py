@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jopt.errors import ShapeError
+from jopt.errors import ConfigError, ShapeError
 
 # S batch (product of the batch axes, times heads where split off); M fan-in; N fan-out.
 
@@ -33,8 +34,15 @@ class MatrixSpec:
         heads: how many heads the output of each block holds; each head is then a matrix
             of its own. One number, or one for each block of `split`.
 
-    Negative axes count from the end. A per-head view of an `(embed, heads, head_dim)`
-    kernel needs no `heads`: leave the head axis out of both tuples.
+    Negative axes count from the end. The usual views:
+
+        (in, out)                    MatrixSpec((0,), (1,))
+        layers (L, in, out)          MatrixSpec((1,), (2,)), or `stacked` of the above
+        experts (L, E, in, out)      MatrixSpec((2,), (3,))
+        q (embed, heads, head_dim)   MatrixSpec((0,), (1, 2)), or (0,), (2,) per head
+        o (heads, head_dim, embed)   MatrixSpec((0, 1), (2,)), or (1,), (2,) per head
+        fused (embed, q + k + v)     MatrixSpec((0,), (1,), split=(q, k, v))
+        convolution (h, w, in, out)  MatrixSpec((0, 1, 2), (3,))
 
     >>> MatrixSpec((0,), (1, 2)).dims((64, 4, 16))
     (1, 64, 64)
@@ -49,8 +57,7 @@ class MatrixSpec:
 
     def __post_init__(self) -> None:
         for name in ("reduction_axes", "output_axes"):
-            axes = getattr(self, name)
-            axes = (axes,) if isinstance(axes, int) else tuple(int(a) for a in axes)
+            axes = _tuple(getattr(self, name))
             if not axes:
                 raise ShapeError(
                     f"MatrixSpec.{name} is empty; a matrix needs at least one axis on "
@@ -61,6 +68,48 @@ class MatrixSpec:
             object.__setattr__(self, "split", tuple(int(size) for size in self.split))
         if isinstance(self.heads, Sequence):
             object.__setattr__(self, "heads", tuple(int(h) for h in self.heads))
+
+    def stacked(self) -> MatrixSpec:
+        """The view of such parameters stacked along a new first axis.
+
+        >>> MatrixSpec((0,), (1, 2)).stacked().dims((12, 64, 4, 16))
+        (12, 64, 64)
+        """
+
+        def shift(axes: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(axis + 1 if axis >= 0 else axis for axis in axes)
+
+        return dataclasses.replace(
+            self,
+            reduction_axes=shift(self.reduction_axes),
+            output_axes=shift(self.output_axes),
+        )
+
+    def per_head(self, heads: int | tuple[int, ...] | None = None) -> MatrixSpec:
+        """The view in which each head is a matrix of its own.
+
+        Where one side has two axes, they are (heads, head_dim), and the first of them
+        becomes a batch axis. Where heads lie side by side on one output axis, `heads`
+        says how many there are, for each block of a `split`.
+
+        Fails: `ShapeError` without `heads` if no side, or both, has two axes.
+
+        >>> MatrixSpec((0,), (1, 2)).per_head() == MatrixSpec((0,), (2,))
+        True
+        >>> fused = MatrixSpec((0,), (1,), split=(64, 32, 32))
+        >>> fused.per_head((4, 2, 2)).blocks((64, 128))
+        ((4, 64, 16), (2, 64, 16), (2, 64, 16))
+        """
+        if heads is not None:
+            return dataclasses.replace(self, heads=heads)
+        inside, outside = (len(self.reduction_axes), len(self.output_axes))
+        if self.split is not None or (inside == 2) == (outside == 2):
+            raise ShapeError(
+                f"{self} does not say which axis is the heads: one side has the two "
+                "axes (heads, head_dim), or give per_head the number of heads"
+            )
+        side = "reduction_axes" if inside == 2 else "output_axes"
+        return dataclasses.replace(self, **{side: getattr(self, side)[1:]})
 
     def axes(
         self, ndim: int
@@ -120,6 +169,36 @@ def _normalize(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
                 f"MatrixSpec axis {axis} is outside an array of {ndim} axes"
             )
     return tuple(axis % ndim for axis in axes)
+
+
+def is_matrix_spec(value: object) -> bool:
+    """Whether `as_matrix_spec` takes this value.
+
+    >>> is_matrix_spec(MatrixSpec((0,), (1,))), is_matrix_spec((0, 1))
+    (True, False)
+    """
+    return isinstance(value, MatrixSpec | optax.contrib.MuonDimensionNumbers)
+
+
+def as_matrix_spec(value: object) -> MatrixSpec:
+    """A `MatrixSpec`, also from `optax.contrib.MuonDimensionNumbers`.
+
+    Fails: `ConfigError` for anything else.
+
+    >>> as_matrix_spec(optax.contrib.MuonDimensionNumbers(0, (1, 2)))
+    MatrixSpec(reduction_axes=(0,), output_axes=(1, 2), split=None, heads=None)
+    """
+    if isinstance(value, MatrixSpec):
+        return value
+    if isinstance(value, optax.contrib.MuonDimensionNumbers):
+        return MatrixSpec(_tuple(value.reduction_axis), _tuple(value.output_axis))
+    raise ConfigError(
+        f"expected a MatrixSpec or optax.contrib.MuonDimensionNumbers, found {value!r}"
+    )
+
+
+def _tuple(axes: int | Sequence[int]) -> tuple[int, ...]:
+    return (axes,) if isinstance(axes, int) else tuple(int(axis) for axis in axes)
 
 
 def matrices(x: jax.Array, spec: MatrixSpec) -> tuple[jax.Array, ...]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt.errors import ConfigError, ShapeError, nearest
-from jopt.matrix import MatrixSpec
+from jopt.matrix import MatrixSpec, as_matrix_spec
 from jopt.tree import count
 
 Batch = Mapping[str, Any]
@@ -40,10 +40,12 @@ class Model:
             holds exactly these. Without `train`, dropout is off, statistics are read
             and not updated, and `key` may be None.
         matrix_specs: the matrix view of every parameter path; None for vectors and
-            scalars.
+            scalars, also stacked ones.
         taps: weight path -> name of the tap whose activation multiplies that weight.
             With the tap flattened to A (tokens, fan-in) and Y = A W, the gradient of W
-            is A^T dY. A tap of integer dtype stands for its one-hot rows.
+            is A^T dY. A tap of integer dtype stands for its one-hot rows. Where the
+            view has batch axes (stacked layers), they lead in the tap as well, and each
+            matrix has an A of its own.
         tap_names: every name that `apply` accepts in `taps`.
         flops_per_token: sequence length -> floating-point operations of a forward and
             backward pass, for each token.
@@ -120,7 +122,7 @@ def declare_specs(
 
     The function takes (path, shape). A mapping may leave out vectors and scalars;
     anything with two axes or more has to be declared, since its shape does not tell
-    which axes reduce.
+    which axes reduce. Optax's `MuonDimensionNumbers` count as views.
 
     >>> declare_specs({"w": (2, 3), "b": (3,)}, {"w": MatrixSpec((0,), (1,))})["b"]
     """
@@ -139,14 +141,14 @@ def declare_specs(
     return {path: _checked(path, given.get(path), s) for path, s in shapes.items()}
 
 
-def _checked(
-    path: str, spec: MatrixSpec | None, shape: tuple[int, ...]
-) -> MatrixSpec | None:
-    if spec is not None:
-        try:
-            spec.blocks(shape)
-        except ShapeError as error:
-            raise ShapeError(f"matrix view of {path}: {error}") from error
+def _checked(path: str, view: Any, shape: tuple[int, ...]) -> MatrixSpec | None:
+    if view is None:
+        return None
+    try:
+        spec = as_matrix_spec(view)
+        spec.blocks(shape)
+    except (ConfigError, ShapeError) as error:
+        raise type(error)(f"matrix view of {path}: {error}") from error
     return spec
 
 

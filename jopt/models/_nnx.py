@@ -172,11 +172,17 @@ class _Slot:
 
 
 def _seeds(slot: _Slot, key: jax.Array | None) -> dict[str, jax.Array]:
-    """A key of its own for each random stream, and each counter at zero."""
+    """Keys of its own for each random stream, and each counter at zero."""
     key = jax.random.key(0) if key is None else key
+
+    def seed(position: int, leaf: Any) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        stream = jax.random.fold_in(key, position)
+        # Stacked modules have a key each.
+        return jax.random.split(stream, leaf.shape) if leaf.ndim else stream
+
     return {
-        path: jax.random.fold_in(key, position)
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        else jnp.zeros(leaf.shape, leaf.dtype)
+        path: seed(position, leaf)
         for position, (path, leaf) in enumerate(slot.leaves.items())
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import jax
@@ -38,6 +39,14 @@ class Taps:
         """The same collection, seen from a submodule called `name`."""
         return Taps(self.wanted, prefix=f"{self.prefix}{name}/", values=self.values)
 
+    def empty(self) -> Taps:
+        """The same names, with a collection of its own.
+
+        For code that runs in a trace of its own, such as the body of a scan, and has to
+        return what it recorded.
+        """
+        return Taps(self.wanted, prefix=self.prefix)
+
     def record(self, name: str, value: jax.Array | Callable[[], jax.Array]) -> None:
         """Keeps `value` if this name is wanted."""
         path = self.prefix + name
@@ -45,16 +54,24 @@ class Taps:
             self.values[path] = value() if callable(value) else value
 
 
-def activation_gram(tap: jax.Array, fan_in: int) -> jax.Array:
+def activation_gram(tap: jax.Array, fan_in: int, *, stacked_axes: int = 0) -> jax.Array:
     """C = A^T A / N in float32, shape (fan_in, fan_in), of a tap with N rows.
 
     A tap of integer dtype stands for one-hot rows, so C is the diagonal of the token
-    frequencies. Every position counts, masked or not.
+    frequencies. Every position counts, masked or not. The first `stacked_axes` of the
+    tap of a scanned model are layers; each has a C of its own, (L, fan_in, fan_in).
 
     >>> activation_gram(jnp.array([[0, 1], [1, 1]]), 2)
     Array([[0.25, 0.  ],
            [0.  , 0.75]], dtype=float32)
+    >>> activation_gram(jnp.ones((12, 4, 5, 3)), 3, stacked_axes=1).shape
+    (12, 3, 3)
     """
+    if stacked_axes:
+        gram = functools.partial(
+            activation_gram, fan_in=fan_in, stacked_axes=stacked_axes - 1
+        )
+        return jax.vmap(gram)(tap)
     if jnp.issubdtype(tap.dtype, jnp.integer):
         counts_M = jnp.zeros(fan_in, jnp.float32).at[tap.reshape(-1)].add(1.0)
         return jnp.diag(counts_M / tap.size)

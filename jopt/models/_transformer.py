@@ -23,8 +23,10 @@ from jopt.models._settings import DTYPES, read_settings
 from jopt.models._taps import Taps
 from jopt.models._transformer_config import TransformerConfig
 
-# B batch; T, S query and key positions; D embedding; H heads; K head width; F hidden
-# width of the MLP; V vocabulary.
+# L layers; B batch; T, S query and key positions; D embedding; H heads; G heads of keys
+# and values; K head width; F hidden width of the MLP; V vocabulary.
+
+_DENSE = MatrixSpec((0,), (1,))
 
 
 def rotate(x_BTHK: jax.Array, base: float) -> jax.Array:
@@ -54,16 +56,28 @@ class Attention(nnx.Module):
     """Causal self-attention over normed inputs; softmax in float32."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs) -> None:
-        heads = (config.num_heads, config.head_dim)
+        heads = (config.num_heads, config.kv_heads, config.kv_heads)
         dtype = DTYPES[config.compute_dtype]
         normal = nnx.initializers.normal(config.init_scale * config.embed_dim**-0.5)
         options: dict[str, Any] = {"use_bias": False, "dtype": dtype, "rngs": rngs}
-        self.q, self.k, self.v = (
-            nnx.LinearGeneral(config.embed_dim, heads, kernel_init=normal, **options)
-            for _ in range(3)
-        )
+        self.fused_qkv = config.fused_qkv
+        if self.fused_qkv:
+            self.qkv = nnx.Linear(
+                config.embed_dim, sum(config.qkv_dims), kernel_init=normal, **options
+            )
+        else:
+            self.q, self.k, self.v = (
+                nnx.LinearGeneral(
+                    config.embed_dim,
+                    (count, config.head_dim),
+                    kernel_init=normal,
+                    **options,
+                )
+                for count in heads
+            )
+        self.heads = heads
         self.o = nnx.LinearGeneral(
-            heads,
+            (config.num_heads, config.head_dim),
             config.embed_dim,
             axis=(-2, -1),
             kernel_init=nnx.initializers.zeros,
@@ -75,12 +89,13 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, taps: Taps) -> jax.Array:
         taps.record("input", x_BTD)
-        q_BTHK, k_BTHK, v_BTHK = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
+        q_BTHK, k_BTGK, v_BTGK = self._project(x_BTD)
         if self.qk_norm:
             q_BTHK = rms_norm(q_BTHK, self.norm_epsilon)
-            k_BTHK = rms_norm(k_BTHK, self.norm_epsilon)
+            k_BTGK = rms_norm(k_BTGK, self.norm_epsilon)
         q_BTHK = rotate(q_BTHK, self.rope_base)
-        k_BTHK = rotate(k_BTHK, self.rope_base)
+        k_BTGK = rotate(k_BTGK, self.rope_base)
+        k_BTHK, v_BTHK = (self._for_each_query(x_BTGK) for x_BTGK in (k_BTGK, v_BTGK))
         scale = q_BTHK.shape[-1] ** -0.5
         products_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK)
         taps.record(
@@ -90,6 +105,20 @@ class Attention(nnx.Module):
         mix_BTHK = jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BTHK)
         taps.record("mix", mix_BTHK)
         return self.o(mix_BTHK)
+
+    def _project(self, x_BTD: jax.Array) -> tuple[jax.Array, ...]:
+        """Queries (B, T, H, K), keys and values (B, T, G, K)."""
+        if not self.fused_qkv:
+            return self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
+        fused = self.qkv(x_BTD)
+        by_head = fused.reshape(*x_BTD.shape[:2], sum(self.heads), -1)
+        ends = np.cumsum(self.heads[:-1])
+        return tuple(jnp.split(by_head, ends, axis=2))
+
+    def _for_each_query(self, x_BTGK: jax.Array) -> jax.Array:
+        """Each head of keys or values as often as queries share it, side by side."""
+        shared = self.heads[0] // x_BTGK.shape[2]
+        return x_BTGK if shared == 1 else jnp.repeat(x_BTGK, shared, axis=2)
 
 
 class Mlp(nnx.Module):
@@ -152,7 +181,9 @@ class Transformer(nnx.Module):
             rngs=rngs,
         )
         self.dropout = _dropout(config, rngs)
-        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.num_layers)])
+        blocks = [Block(config, rngs) for _ in range(config.num_layers)]
+        self.scan = config.scan
+        self.blocks: Any = _stack(blocks) if self.scan else nnx.List(blocks)
         self.norm = RmsNorm(config.embed_dim, config.norm_epsilon)
         self.tied_head = config.tied_head
         if not self.tied_head:
@@ -168,11 +199,34 @@ class Transformer(nnx.Module):
     def __call__(self, ids_BT: jax.Array, taps: Taps) -> jax.Array:
         taps.record("embed/input", ids_BT)
         x_BTD = self.dropout(self.embed(ids_BT))
-        for number, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, taps.scope(f"blocks/{number}"))
+        if self.scan:
+            x_BTD = _scan(self.blocks, x_BTD, taps.scope("blocks"))
+        else:
+            for number, block in enumerate(self.blocks):
+                x_BTD = block(x_BTD, taps.scope(f"blocks/{number}"))
         x_BTD = self.norm(x_BTD)
         taps.record("head/input", x_BTD)
         return self.embed.attend(x_BTD) if self.tied_head else self.head(x_BTD)
+
+
+def _stack(blocks: list[Block]) -> Block:
+    """One block whose variables, random streams included, are those of all (L, ...)."""
+    graph, _ = nnx.split(blocks[0])
+    states = [nnx.split(block)[1] for block in blocks]
+    return nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+
+
+def _scan(blocks: Block, x_BTD: jax.Array, taps: Taps) -> jax.Array:
+    """Runs stacked blocks one after the other; what they record is stacked as well."""
+    graph, states = nnx.split(blocks)
+
+    def run(x_BTD: jax.Array, state: nnx.State) -> tuple[jax.Array, dict]:
+        recorded = taps.empty()
+        return nnx.merge(graph, state)(x_BTD, recorded), recorded.values
+
+    x_BTD, values = jax.lax.scan(run, x_BTD, states)
+    taps.values.update(values)
+    return x_BTD
 
 
 def _dropout(config: TransformerConfig, rngs: nnx.Rngs) -> nnx.Dropout:
@@ -197,13 +251,27 @@ def transformer_lm(config: Any) -> Model:
     `blocks/i/attn/max_logits` (H,) in float32, holds the largest scaled logit of each
     head over the batch and the positions that the causal mask allows.
 
+    With `num_kv_heads` G, k and v have G heads instead of H. With `fused_qkv` there is
+    one kernel, with a `split` into its blocks, heads in order within each:
+
+        blocks/i/attn/qkv/kernel (D, H K + 2 G K)  blocks/i/attn/input (B, T, D)
+
+    With `scan`, all layers share a name without the number, and weights, norms and taps
+    have a leading layer axis:
+
+        blocks/attn/q/kernel (L, D, H, K)          blocks/attn/input (L, B, T, D)
+
+    Layer l of a weight multiplies layer l of its tap A, so its gradient is A_l^T dY_l.
+    The view of a weight has the layer as its batch axis, and the stacked norms (L, D)
+    have none. A tap that is asked for is kept for all layers at once.
+
     Model flops of a token, forward and backward, at sequence length T:
 
         6 * (matmul parameters) + 12 * num_layers * embed_dim * T
 
     The head counts as a matmul (tied or not) and the look-up of an embedding does not.
     The second term is all of q k^T and of its product with v; the masked half counts,
-    since it is computed.
+    since it is computed. None of it depends on `scan`.
 
     >>> model = transformer_lm({"num_layers": 1, "embed_dim": 8, "num_heads": 2})
     >>> batch = {"inputs": jnp.zeros((2, 3), jnp.int32)}
@@ -213,6 +281,9 @@ def transformer_lm(config: Any) -> Model:
     ... )
     >>> logits.shape, taps["blocks/0/attn/mix"].shape
     ((2, 3, 256), (2, 3, 2, 4))
+    >>> scanned = transformer_lm({"num_layers": 3, "scan": True, "embed_dim": 8})
+    >>> scanned.matrix_specs["blocks/attn/q/kernel"].dims((3, 8, 4, 2))
+    (3, 8, 8)
     """
     settings = read_settings(TransformerConfig, config)
     specs, weight_taps, extra_taps = _declarations(settings)
@@ -234,33 +305,50 @@ def transformer_lm(config: Any) -> Model:
 def _declarations(
     config: TransformerConfig,
 ) -> tuple[dict[str, MatrixSpec | None], dict[str, str], list[str]]:
-    plain = MatrixSpec((0,), (1,))
-    specs: dict[str, MatrixSpec | None] = {"embed/embedding": plain}
+    """Views and taps of all weights, and the taps that belong to no weight."""
+    specs: dict[str, MatrixSpec | None] = {"embed/embedding": _DENSE}
     taps = {"embed/embedding": "embed/input"}
-    for number in range(config.num_layers):
-        attn, mlp = f"blocks/{number}/attn", f"blocks/{number}/mlp"
-        for name in ("q", "k", "v"):
-            specs[f"{attn}/{name}/kernel"] = MatrixSpec((0,), (1, 2))
-            taps[f"{attn}/{name}/kernel"] = f"{attn}/input"
-        specs[f"{attn}/o/kernel"] = MatrixSpec((0, 1), (2,))
-        taps[f"{attn}/o/kernel"] = f"{attn}/mix"
-        for name in ("up", "gate") if config.mlp == "swiglu" else ("up",):
-            specs[f"{mlp}/{name}/kernel"] = plain
-            taps[f"{mlp}/{name}/kernel"] = f"{mlp}/input"
-        specs[f"{mlp}/down/kernel"] = plain
-        taps[f"{mlp}/down/kernel"] = f"{mlp}/hidden"
-    extra = [f"blocks/{i}/attn/max_logits" for i in range(config.num_layers)]
+    layers = range(config.num_layers)
+    blocks = ["blocks"] if config.scan else [f"blocks/{number}" for number in layers]
+    for block in blocks:
+        for weight, (spec, tap) in _block_declarations(config).items():
+            path = f"{block}/{weight}/kernel"
+            specs[path] = spec.stacked() if config.scan else spec
+            taps[path] = f"{block}/{tap}"
+        if config.scan:  # Two axes, and no matrix.
+            specs |= dict.fromkeys(f"{block}/{n}_norm/scale" for n in ("attn", "mlp"))
+    extra = [f"{block}/attn/max_logits" for block in blocks]
     if config.tied_head:
         extra.append("head/input")
     else:
-        specs["head/kernel"] = plain
+        specs["head/kernel"] = _DENSE
         taps["head/kernel"] = "head/input"
     return specs, taps, extra
+
+
+def _block_declarations(
+    config: TransformerConfig,
+) -> dict[str, tuple[MatrixSpec, str]]:
+    """View and tap of each weight of one block, by their paths in it."""
+    if config.fused_qkv:
+        fused = MatrixSpec((0,), (1,), split=config.qkv_dims)
+        inputs = {"attn/qkv": (fused, "attn/input")}
+    else:
+        heads = MatrixSpec((0,), (1, 2))
+        inputs = {f"attn/{name}": (heads, "attn/input") for name in ("q", "k", "v")}
+    ups = ("up", "gate") if config.mlp == "swiglu" else ("up",)
+    return {
+        **inputs,
+        "attn/o": (MatrixSpec((0, 1), (2,)), "attn/mix"),
+        **{f"mlp/{name}": (_DENSE, "mlp/input") for name in ups},
+        "mlp/down": (_DENSE, "mlp/hidden"),
+    }
 
 
 def _flops_per_token(config: TransformerConfig, seq_len: int) -> int:
     D = config.embed_dim
     mlp_matrices = 3 if config.mlp == "swiglu" else 2
-    block = 4 * D * D + mlp_matrices * D * config.hidden_dim
+    attention = D * sum(config.qkv_dims) + D * D
+    block = attention + mlp_matrices * D * config.hidden_dim
     matmuls = config.num_layers * block + D * config.vocab_size
     return 6 * matmuls + 12 * config.num_layers * D * seq_len

@@ -15,7 +15,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "micro": {"num_layers": 2, "embed_dim": 96, "num_heads": 2},
     "tiny": {"num_layers": 3, "embed_dim": 96, "num_heads": 2},
     "small": {"num_layers": 5, "embed_dim": 160, "num_heads": 5},
-    "gpt2": {"num_layers": 12, "embed_dim": 768, "num_heads": 12},
+    # The shape of the smallest GPT-2; not its vocabulary, since ids are bytes.
+    "gpt2": {"num_layers": 12, "embed_dim": 768, "num_heads": 12, "scan": True},
 }
 
 
@@ -29,10 +30,16 @@ class TransformerConfig:
         num_layers: attention and MLP pairs.
         embed_dim: width of the residual stream; num_heads divides it.
         num_heads: attention heads of width embed_dim / num_heads, which is even.
+        num_kv_heads: heads of the keys and values, each of which serves num_heads /
+            num_kv_heads heads of the queries; 0 is num_heads, one for each.
+        fused_qkv: one kernel for queries, keys and values instead of three.
         mlp_ratio: hidden width of the MLP over embed_dim.
         mlp: relu2 is relu(x)^2, gelu its tanh form, swiglu is silu(gate) * up.
         qk_norm: divides queries and keys by their root mean square, without a gain.
         tied_head: the head is the transposed embedding; no `head/kernel`.
+        scan: the blocks' parameters are stacked along a leading layer axis and the
+            layers run in one `jax.lax.scan`, so that one block is compiled and not
+            num_layers. Initial values are those of the layers without it.
         dropout: rate at the embedding and the end of each branch, in [0, 1).
         rope_base: the slowest rotation has a wavelength of 2 pi times this, in tokens.
         norm_epsilon: added to the mean square in every RMS norm.
@@ -46,10 +53,13 @@ class TransformerConfig:
     num_layers: int = 4
     embed_dim: int = 128
     num_heads: int = 4
+    num_kv_heads: int = 0
+    fused_qkv: bool = False
     mlp_ratio: float = 4.0
     mlp: str = "gelu"
     qk_norm: bool = True
     tied_head: bool = False
+    scan: bool = False
     dropout: float = 0.0
     rope_base: float = 10000.0
     norm_epsilon: float = 1e-6
@@ -65,6 +75,16 @@ class TransformerConfig:
     @property
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def qkv_dims(self) -> tuple[int, int, int]:
+        """Widths of all queries, keys and values of a token."""
+        keys = self.kv_heads * self.head_dim
+        return self.num_heads * self.head_dim, keys, keys
 
     @property
     def hidden_dim(self) -> int:
@@ -103,7 +123,7 @@ def _faults(config: TransformerConfig) -> Iterator[str]:
         if not is_number(value, (int, float)) or not 0 < value < float("inf"):
             wrong.add(key)
             yield fault(key, "a number above 0")
-    for key in ("qk_norm", "tied_head"):
+    for key in ("fused_qkv", "qk_norm", "tied_head", "scan"):
         if not isinstance(getattr(config, key), bool):
             yield fault(key, "True or False")
     if not is_number(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
@@ -120,5 +140,10 @@ def _faults(config: TransformerConfig) -> Iterator[str]:
                 f"embed_dim {config.embed_dim} / num_heads to be even, because rotary "
                 "positions turn pairs",
             )
+    kv_heads = config.num_kv_heads
+    if not is_number(kv_heads, int) or kv_heads < 0:
+        yield fault("num_kv_heads", "a whole number of at least 0")
+    elif "num_heads" not in wrong and kv_heads and config.num_heads % kv_heads:
+        yield fault("num_kv_heads", f"0 or a divisor of num_heads {config.num_heads}")
     if not wrong & {"embed_dim", "mlp_ratio"} and config.hidden_dim < 1:
         yield fault("mlp_ratio", f"mlp_ratio * embed_dim {config.embed_dim} to be >= 1")

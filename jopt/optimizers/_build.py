@@ -7,15 +7,17 @@ from typing import Any, NamedTuple
 
 import optax
 
-from jopt.errors import ConfigError, JoptWarning, did_you_mean, nearest
+from jopt.errors import ConfigError, JoptWarning, nearest
 from jopt.optimizers._catalog import arguments
 from jopt.optimizers._config import entries, read
-from jopt.optimizers._rules import Rule, assign, read_rules
+from jopt.optimizers._rules import Rule, assign, read_rules, split_heads
 from jopt.optimizers._schedules import schedule_from_config
 from jopt.optimizers._table import Row, make_table
 from jopt.transforms import (
+    Declared,
     MatrixSpecs,
     clip_by_global_norm,
+    read_specs,
     skip_nonfinite,
     skip_spikes,
 )
@@ -47,11 +49,14 @@ def build(
     parameter's path (`re.search`; anchor with ^ and $ where that matters) takes it. A
     rule has `match`, `name`, `learning_rate` and any keyword argument of the optimizer
     that it names; `name` is a key of `CATALOG` or `package.module:function`. `muon` in
-    a rule is the spectral chain on exactly the parameters that the rule takes. Every
-    learning rate is multiplied by the factor of `schedule_from_config(config.train)`.
-    `config.optim.whole_tree.clip` is the largest norm of the whole gradient, before the
-    rules. `jopt.skip_nonfinite` wraps all of it with `whole_tree.skip_nonfinite`, and
-    `jopt.skip_spikes` with a `whole_tree.spike_zscore`.
+    a rule is the spectral chain on exactly the parameters that the rule takes; with
+    `per_head=True` each head of theirs is a matrix of its own, where the model declares
+    an axis of heads, and with `per_head=(4, 2, 2)` the blocks of a fused output hold so
+    many. Every learning rate is multiplied by the factor of
+    `schedule_from_config(config.train)`. `config.optim.whole_tree.clip` is the largest
+    norm of the whole gradient, before the rules. `jopt.skip_nonfinite` wraps all of it
+    with `whole_tree.skip_nonfinite`, and `jopt.skip_spikes` with a
+    `whole_tree.spike_zscore`.
 
     Args:
         config: the whole run config: an `ml_collections.ConfigDict`, or mappings or
@@ -82,10 +87,12 @@ def build(
     faults: list[str] = []
     leaves = named_leaves(params)
     faults.extend(_whole_tree_faults(config))
-    faults.extend(_spec_faults(matrix_specs, leaves))
+    declared, wrong = read_specs(params, matrix_specs)
+    faults.extend(wrong)
     rules = read_rules(read(config, "optim"), faults)
     complete = len(rules) == len(entries(read(config, "optim.rules")))
-    assigned = assign(rules, leaves, matrix_specs, faults, complete=complete)
+    assigned = assign(rules, leaves, declared, faults, complete=complete)
+    declared = split_heads(assigned, leaves, declared, faults)
     try:
         schedule = schedule_from_config(read(config, "train"))
     except ConfigError as error:
@@ -97,7 +104,7 @@ def build(
     if clip is not None:
         _warn_clip(rules)
     transforms = {
-        rule.name: _transform(rule, schedule, matrix_specs, faults) for rule in rules
+        rule.name: _transform(rule, schedule, declared, faults) for rule in rules
     }
     if faults:
         raise ConfigError(_listed(faults))
@@ -114,7 +121,7 @@ def build(
         plain = spike_zscore is None
         tx = skip_nonfinite(tx) if plain else skip_spikes(tx, spike_zscore)
         needs |= {"value"}
-    table = make_table(params, assigned, transforms, matrix_specs)
+    table = make_table(params, assigned, transforms, declared)
     return Optimizer(tx, needs, table)
 
 
@@ -133,19 +140,6 @@ def _whole_tree_faults(config: Any) -> list[str]:
                 f"unknown key optim.whole_tree.{key}"
                 + (f"; did you mean optim.whole_tree.{guess}?" if guess else "")
                 + f" Known: {', '.join(WHOLE_TREE_KEYS)}"
-            )
-    return faults
-
-
-def _spec_faults(matrix_specs: MatrixSpecs, leaves: dict[str, Any]) -> list[str]:
-    if matrix_specs is None or callable(matrix_specs):
-        return []
-    faults = []
-    for path in matrix_specs:
-        if path not in leaves:
-            faults.append(
-                f"matrix_specs has {path!r}, which is no parameter"
-                + did_you_mean(path, leaves)
             )
     return faults
 
@@ -170,14 +164,14 @@ def _warn_clip(rules: list[Rule]) -> None:
 
 
 def _transform(
-    rule: Rule, schedule: optax.Schedule, matrix_specs: MatrixSpecs, faults: list[str]
+    rule: Rule, schedule: optax.Schedule, declared: Declared, faults: list[str]
 ) -> optax.GradientTransformation:
     keywords = dict(rule.arguments)
     peak = keywords.pop("learning_rate", None)
     if peak is not None:
         keywords["learning_rate"] = lambda step: peak * schedule(step)
     if "matrix_specs" in arguments(rule.entry)[0]:
-        keywords["matrix_specs"] = matrix_specs
+        keywords["matrix_specs"] = declared
     try:
         return rule.entry.constructor(**keywords)
     except (TypeError, ValueError) as error:

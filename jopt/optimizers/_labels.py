@@ -6,7 +6,7 @@ import jax
 
 from jopt.errors import ShapeError
 from jopt.optimizers._text import align, describe_blocks
-from jopt.transforms import MatrixSpecs, find_spec
+from jopt.transforms import Declared, MatrixSpecs, declared_specs, find_spec
 from jopt.tree import PyTree, map_named, named_leaves, path_words
 
 SPECTRAL = "spectral"
@@ -40,9 +40,9 @@ def fallback_word(path: str) -> str | None:
 
 
 def explain_label(
-    path: str, leaf: jax.Array, matrix_specs: MatrixSpecs = None
+    path: str, leaf: jax.Array, declared: Declared | None = None
 ) -> tuple[str, str]:
-    """The label of one parameter and the reason for it.
+    """The label of one parameter and the reason for it, from the `declared_specs`.
 
     >>> explain_label("mlp/kernel", jax.ShapeDtypeStruct((8, 4), "float32"))
     ('spectral', 'matrix 8x4')
@@ -52,11 +52,12 @@ def explain_label(
     word = fallback_word(path)
     if word is not None:
         return FALLBACK, f"word {word!r}"
-    spec = find_spec(path, leaf.shape, matrix_specs)
+    spec = find_spec(path, leaf.shape, declared)
+    is_declared = declared is not None and path in declared
     if spec is None:
         if leaf.ndim < 2:
             return FALLBACK, f"{leaf.ndim} axes"
-        if _is_declared(path, matrix_specs):
+        if is_declared:
             return FALLBACK, "declared without a matrix view"
         if "conv" in path_words(path):
             return FALLBACK, "convolution that is not (height, width, in, out)"
@@ -66,15 +67,11 @@ def explain_label(
     except ShapeError:
         return SPECTRAL, "the declared view does not fit"  # an error at init
     is_depthwise = leaf.ndim == 4 and leaf.shape[2] == 1
-    if is_depthwise and not _is_declared(path, matrix_specs):
+    if is_depthwise and not is_declared:
         return FALLBACK, "depthwise convolution"
     if any(min(m, n) <= 1 for _, m, n in blocks):
         return FALLBACK, "smaller side 1"
     return SPECTRAL, "matrix " + describe_blocks(blocks)
-
-
-def _is_declared(path: str, matrix_specs: MatrixSpecs) -> bool:
-    return callable(matrix_specs) or (matrix_specs is not None and path in matrix_specs)
 
 
 def label_params(params: PyTree, matrix_specs: MatrixSpecs = None) -> PyTree:
@@ -90,9 +87,8 @@ def label_params(params: PyTree, matrix_specs: MatrixSpecs = None) -> PyTree:
     >>> label_params({"embed": jnp.zeros((9, 4)), "mlp": jnp.zeros((4, 8))})
     {'embed': 'fallback', 'mlp': 'spectral'}
     """
-    return map_named(
-        lambda path, leaf: explain_label(path, leaf, matrix_specs)[0], params
-    )
+    declared = declared_specs(params, matrix_specs)
+    return map_named(lambda path, leaf: explain_label(path, leaf, declared)[0], params)
 
 
 def describe_labels(params: PyTree, matrix_specs: MatrixSpecs = None) -> str:
@@ -104,7 +100,8 @@ def describe_labels(params: PyTree, matrix_specs: MatrixSpecs = None) -> str:
     embed      (9, 4)  fallback  word 'embed'
     mlp        (4, 8)  spectral  matrix 4x8
     """
+    declared = declared_specs(params, matrix_specs)
     rows = [("parameter", "shape", "label", "reason")]
     for path, leaf in named_leaves(params).items():
-        rows.append((path, str(leaf.shape), *explain_label(path, leaf, matrix_specs)))
+        rows.append((path, str(leaf.shape), *explain_label(path, leaf, declared)))
     return align(rows)

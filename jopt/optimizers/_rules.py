@@ -10,12 +10,13 @@ from typing import Any
 import jax
 
 from jopt.errors import ConfigError, ShapeError, did_you_mean, nearest
+from jopt.matrix import MatrixSpec
 from jopt.optimizers._catalog import Entry, arguments, find_entry
 from jopt.optimizers._config import entries, read
 from jopt.optimizers._labels import fallback_word
-from jopt.transforms import MatrixSpecs, find_spec
+from jopt.transforms import Declared, find_spec
 
-RULE_KEYS = frozenset({"match", "name", "allow_any_path"})
+RULE_KEYS = frozenset({"match", "name", "allow_any_path", "per_head"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Rule:
         entry: what it stands for.
         arguments: keyword arguments of its constructor, learning rate included.
         allow_any_path: lets a spectral rule take embeddings, heads, norms and biases.
+        per_head: each head is a matrix of its own; True where the view has an axis of
+            heads, else their number for each block of a fused output. None: no.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Rule:
     entry: Entry
     arguments: dict[str, Any]
     allow_any_path: bool
+    per_head: bool | int | tuple[int, ...] | None = None
 
 
 def read_rules(optim: Any, faults: list[str]) -> list[Rule]:
@@ -86,8 +90,24 @@ def _read_rule(name: str, table: dict[str, Any], faults: list[str]) -> Rule | No
         return None
     keywords = {key: value for key, value in table.items() if key not in RULE_KEYS}
     faults.extend(_argument_faults(where, table["name"], entry, keywords))
+    per_head = table.get("per_head") or None
+    counts = per_head if isinstance(per_head, tuple | list) else (per_head or 1,)
+    if not all(isinstance(count, int) and count >= 1 for count in counts):
+        faults.append(
+            f"{where}.per_head: expected True, a number of heads or one for each "
+            f"block, found {per_head!r}"
+        )
+        return None
+    if per_head is not None and not entry.spectral:
+        faults.append(f"{where}.per_head: {table['name']} does not see matrices")
     return Rule(
-        name, match, table["name"], entry, keywords, bool(table.get("allow_any_path"))
+        name,
+        match,
+        table["name"],
+        entry,
+        keywords,
+        bool(table.get("allow_any_path")),
+        per_head,
     )
 
 
@@ -113,7 +133,7 @@ def _argument_faults(
 def assign(
     rules: list[Rule],
     leaves: Mapping[str, jax.Array],
-    matrix_specs: MatrixSpecs,
+    declared: Declared,
     faults: list[str],
     *,
     complete: bool = True,
@@ -126,7 +146,7 @@ def assign(
 
     >>> rule = Rule("all", re.compile("."), "lion", find_entry("lion"), {}, False)
     >>> leaves = {"w": jax.ShapeDtypeStruct((2, 2), "float32")}
-    >>> assign([rule], leaves, None, faults=[])["w"].name
+    >>> assign([rule], leaves, {}, faults=[])["w"].name
     'all'
     """
     assigned: dict[str, Rule] = {}
@@ -146,7 +166,7 @@ def assign(
         if not taken:
             faults.append(_idle(rule, rules, leaves))
         if rule.entry.spectral:
-            faults.extend(_spectral_faults(rule, taken, leaves, matrix_specs))
+            faults.extend(_spectral_faults(rule, taken, leaves, declared))
     return assigned
 
 
@@ -165,11 +185,42 @@ def _idle(rule: Rule, rules: list[Rule], leaves: Mapping[str, jax.Array]) -> str
     )
 
 
+def split_heads(
+    assigned: Mapping[str, Rule],
+    leaves: Mapping[str, jax.Array],
+    declared: Declared,
+    faults: list[str],
+) -> dict[str, MatrixSpec | None]:
+    """The declared views, per head where the rule of a parameter says so.
+
+    >>> rule = Rule("q", re.compile("."), "muon", find_entry("muon"), {}, False, True)
+    >>> leaves = {"q": jax.ShapeDtypeStruct((8, 2, 4), "float32")}
+    >>> joint = {"q": MatrixSpec((0,), (1, 2))}
+    >>> split_heads({"q": rule}, leaves, joint, faults=[])["q"].blocks((8, 2, 4))
+    ((2, 8, 4),)
+    """
+    views = dict(declared)
+    for path, rule in assigned.items():
+        spec = find_spec(path, leaves[path].shape, declared)
+        if rule.per_head is None or spec is None:
+            continue
+        try:
+            heads = None if rule.per_head is True else rule.per_head
+            views[path] = view = spec.per_head(heads)
+            view.blocks(leaves[path].shape)
+        except ShapeError as error:
+            faults.append(
+                f"optim.rules.{rule.name}.per_head for {path} {leaves[path].shape}: "
+                f"{error}"
+            )
+    return views
+
+
 def _spectral_faults(
     rule: Rule,
     paths: list[str],
     leaves: Mapping[str, jax.Array],
-    matrix_specs: MatrixSpecs,
+    declared: Declared,
 ) -> list[str]:
     faults = []
     for path in paths:
@@ -182,7 +233,7 @@ def _spectral_faults(
                 f"for it before {rule.name!r} in optim.order, or set "
                 "allow_any_path=True"
             )
-        spec = find_spec(path, leaf.shape, matrix_specs)
+        spec = find_spec(path, leaf.shape, declared)
         if spec is None:
             faults.append(
                 f"{where}, which has no matrix view\n  declare it in matrix_specs, or "

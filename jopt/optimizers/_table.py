@@ -12,7 +12,7 @@ import optax
 from jopt.optimizers._catalog import default
 from jopt.optimizers._rules import Rule
 from jopt.optimizers._text import align, describe_blocks
-from jopt.transforms import MatrixSpecs, find_spec, shape_scale
+from jopt.transforms import Declared, find_spec, shape_scale
 from jopt.tree import PyTree, map_named, named_leaves, size_bytes
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def make_table(
     params: PyTree,
     assigned: Mapping[str, Rule],
     transforms: Mapping[str, optax.GradientTransformation],
-    matrix_specs: MatrixSpecs,
+    declared: Declared,
 ) -> tuple[Row, ...]:
     """One row for each parameter; `init` is traced and not run, to measure the state.
 
@@ -62,7 +62,7 @@ def make_table(
         blocks: tuple[tuple[int, int, int], ...] = ()
         scale: tuple[float | None, ...] = ()
         if rule.entry.spectral:
-            spec = find_spec(path, leaf.shape, matrix_specs)
+            spec = find_spec(path, leaf.shape, declared)
             assert spec is not None  # `assign` has refused such a parameter.
             blocks = spec.blocks(leaf.shape)
             mode = rule.arguments.get("scale", default(rule.entry, "scale"))

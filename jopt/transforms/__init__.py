@@ -29,11 +29,19 @@ from jopt.transforms._skip import (
     skip_nonfinite,
     skip_spikes,
 )
-from jopt.transforms._specs import MatrixSpecs, find_spec, resolve_specs
+from jopt.transforms._specs import (
+    Declared,
+    MatrixSpecs,
+    declared_specs,
+    find_spec,
+    read_specs,
+    resolve_specs,
+)
 
 __all__ = [
     "FIGURES",
     "LAYERS",
+    "Declared",
     "MatrixSpecs",
     "Momentum",
     "MomentumState",
@@ -41,6 +49,7 @@ __all__ = [
     "ShapeMode",
     "SkipState",
     "clip_by_global_norm",
+    "declared_specs",
     "dual_ema",
     "ema",
     "find_spec",
@@ -49,6 +58,7 @@ __all__ = [
     "map_matrices",
     "map_stacks",
     "monitor",
+    "read_specs",
     "resolve_specs",
     "robust_zscore",
     "scale_by_momentum",

@@ -15,7 +15,12 @@ from jopt.errors import ConfigError
 from jopt.linalg import normalize
 from jopt.matrix import MatrixSpec
 from jopt.transforms._dispatch import join_matrices
-from jopt.transforms._specs import MatrixSpecs, find_spec, resolve_specs
+from jopt.transforms._specs import (
+    MatrixSpecs,
+    declared_specs,
+    find_spec,
+    resolve_specs,
+)
 from jopt.tree import PyTree, named_leaves, norm
 
 # L layers; F figures of one; S stacked matrices; M, N rows and columns.
@@ -171,8 +176,9 @@ def unmonitored(state: PyTree) -> PyTree:
 
 def _views(params: PyTree, matrix_specs: MatrixSpecs) -> dict[str, MatrixSpec]:
     """The matrix view of every leaf that has one."""
+    declared = declared_specs(params, matrix_specs)
     views = {
-        path: find_spec(path, leaf.shape, matrix_specs)
+        path: find_spec(path, leaf.shape, declared)
         for path, leaf in named_leaves(params).items()
         if leaf.size > 0
     }

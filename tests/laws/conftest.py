@@ -116,7 +116,8 @@ def skipping_spikes(learning_rate: Any, weight_decay: Any) -> Any:
 
 def monitored(learning_rate: Any, weight_decay: Any) -> Any:
     inner = jopt.lion(learning_rate, weight_decay=weight_decay)
-    return jopt.monitor(inner, 1, matrix_specs=MATRIX_SPECS)
+    specs = {"stack": MATRIX_SPECS["stack"]}
+    return jopt.monitor(inner, 1, matrix_specs=specs)
 
 
 RATE = {"learning_rate": 0.01, "weight_decay": 0.1}

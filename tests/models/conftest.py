@@ -25,6 +25,7 @@ class Sample:
     batch: dict[str, Any]
     has_state: bool = False
     has_dropout: bool = False
+    layers: int = 1  # stacked in `blocks/`
     tolerance: float = 1e-5
 
     @functools.cached_property
@@ -48,6 +49,7 @@ def lm_sample(**settings: Any) -> Sample:
         transformer_lm({**small, **settings}),
         batch,
         has_dropout=bool(settings.get("dropout")),
+        layers=settings["num_layers"] if settings.get("scan") else 1,
         tolerance=0.1 if low else 1e-5,
     )
 
@@ -111,6 +113,11 @@ SAMPLES = {
     "mlp": mlp_sample,
     "transformer": lambda: lm_sample(dropout=0.5),
     "transformer_swiglu_tied": lambda: lm_sample(mlp="swiglu", tied_head=True),
+    "transformer_grouped_fused": lambda: lm_sample(fused_qkv=True, num_kv_heads=1),
+    "transformer_scanned": lambda: lm_sample(scan=True, num_layers=3, dropout=0.5),
+    "transformer_scanned_grouped": lambda: lm_sample(
+        scan=True, num_layers=2, num_kv_heads=1, mlp="swiglu", tied_head=True
+    ),
     "transformer_bfloat16": lambda: lm_sample(compute_dtype="bfloat16", mlp="gelu"),
     "nnx_batch_norm": nnx_sample,
     "linen_batch_norm": linen_sample,

@@ -117,10 +117,13 @@ def test_every_parameter_has_a_view_that_fits(sample, started):
     leaves = tree.named_leaves(started[0])
     assert set(sample.model.matrix_specs) == set(leaves)
     for path, spec in sample.model.matrix_specs.items():
-        assert (spec is None) == (leaves[path].ndim < 2), path
+        layers = sample.layers if path.startswith("blocks/") else 1
+        size = leaves[path].size
+        assert (spec is None) == (leaves[path].ndim - (layers > 1) < 2), path
         if spec is not None:
-            _, fan_in, fan_out = spec.dims(leaves[path].shape)
-            assert fan_in * fan_out == leaves[path].size
+            assert spec.blocks(leaves[path].shape)
+            stacked, fan_in, fan_out = spec.dims(leaves[path].shape)
+            assert (stacked, fan_in * fan_out) == (layers, size // layers)
 
 
 def test_every_matrix_has_a_tap_of_its_fan_in(sample, started, gradients):
@@ -130,11 +133,12 @@ def test_every_matrix_has_a_tap_of_its_fan_in(sample, started, gradients):
     assert set(taps) == set(model.tap_names)
     leaves = tree.named_leaves(started[0])
     for path, name in model.taps.items():
-        _, fan_in, _ = model.matrix_specs[path].dims(leaves[path].shape)
+        layers, fan_in, _ = model.matrix_specs[path].dims(leaves[path].shape)
         if jnp.issubdtype(taps[name].dtype, jnp.integer):
             assert taps[name].min() >= 0 and taps[name].max() < fan_in
         else:
-            assert taps[name].size % fan_in == 0, path
+            assert taps[name].size % (layers * fan_in) == 0, path
+            assert layers in (1, len(taps[name])), path
 
 
 def test_gradient_lies_in_the_span_of_its_tap(sample, gradients):
@@ -148,20 +152,24 @@ def test_gradient_lies_in_the_span_of_its_tap(sample, gradients):
         if tied and path == "embed/embedding":
             continue  # its gradient has a second part, from the head
         gradient = np.asarray(leaves[path], np.float64)
-        _, fan_in, _ = model.matrix_specs[path].dims(gradient.shape)
+        layers, fan_in, _ = model.matrix_specs[path].dims(gradient.shape)
         tap = taps[name]
         if jnp.issubdtype(tap.dtype, jnp.integer):
             tap = jax.nn.one_hot(tap, fan_in)
-        A = np.asarray(tap.astype(jnp.float32), np.float64).reshape(-1, fan_in)
-        dW = gradient.reshape(fan_in, -1)
-        # Directions of the fan-in that no row of A has.
-        _, sizes, rows = np.linalg.svd(A)
-        rank = int((sizes > 1e-5 * sizes[0]).sum())
-        outside = np.linalg.norm(rows[rank:] @ dW)
-        scale = np.linalg.norm(dW)
-        assert scale > 0, path
-        assert outside <= max(1e-4, sample.tolerance / 5) * scale, path
-        checked += rank < fan_in
+        A = np.asarray(tap.astype(jnp.float32), np.float64)
+        for A_l, dW_l in zip(  # one layer, unless they are stacked
+            A.reshape(layers, -1, fan_in),
+            gradient.reshape(layers, fan_in, -1),
+            strict=True,
+        ):
+            # Directions of the fan-in that no row of A has.
+            _, sizes, rows = np.linalg.svd(A_l)
+            rank = int((sizes > 1e-5 * sizes[0]).sum())
+            outside = np.linalg.norm(rows[rank:] @ dW_l)
+            scale = np.linalg.norm(dW_l)
+            assert scale > 0, path
+            assert outside <= max(1e-4, sample.tolerance / 5) * scale, path
+            checked += rank < fan_in
     assert checked > 0
 
 
@@ -252,6 +260,15 @@ def linear(rngs):
 def test_wrong_declarations_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         nnx_model(linear, **options)
+
+
+def test_views_of_optax_are_views():
+    from optax.contrib import MuonDimensionNumbers
+
+    model = nnx_model(linear, matrix_specs={"kernel": MuonDimensionNumbers(0, 1)})
+    assert model.matrix_specs["kernel"] == MatrixSpec((0,), (1,))
+    with pytest.raises(ConfigError, match=r"matrix view of kernel: .* found 'dense'"):
+        nnx_model(linear, matrix_specs={"kernel": "dense"})
 
 
 def test_views_may_come_from_a_function():

@@ -161,12 +161,27 @@ def test_parameter_count(size, mlp):
 def test_sizes_by_hand():
     counts = {
         size: tree.count(jax.eval_shape(build(default_config(size)).init, KEY, None)[0])
-        for size in ("micro", "tiny", "small")
+        for size in SIZES
     }
-    assert counts == {"micro": 270_816, "tiny": 381_600, "small": 1_619_680}
+    assert counts == {
+        "micro": 270_816,
+        "tiny": 381_600,
+        "small": 1_619_680,
+        "gpt2": 85_347_072,
+    }
 
 
-@pytest.mark.parametrize("settings", [{}, {"mlp": "swiglu"}, {"tied_head": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"mlp": "swiglu"},
+        {"tied_head": True},
+        {"num_kv_heads": 1},
+        {"fused_qkv": True, "num_kv_heads": 1},
+        {"scan": True},
+    ],
+)
 def test_flops_are_those_of_the_matmuls(lm, settings):
     """Forward dot products counted in the traced program; backward is twice as many."""
     sample = lm(num_layers=2, **settings)
@@ -186,9 +201,10 @@ def _dot_flops(jaxpr):
             shape = equation.invars[0].aval.shape
             summed = np.prod([shape[axis] for axis in contracted])
             yield 2 * summed * np.prod(equation.outvars[0].aval.shape)
+        repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
         for value in equation.params.values():
             if hasattr(value, "jaxpr"):
-                yield from _dot_flops(value.jaxpr)
+                yield from (repeats * flops for flops in _dot_flops(value.jaxpr))
 
 
 def test_max_logits_are_those_of_the_allowed_keys(lm, shake):
@@ -253,6 +269,23 @@ def test_head_gradient_is_tap_times_error(lm, shake):
     np.testing.assert_allclose(grads["head"]["kernel"], expected, atol=1e-4)
 
 
+def test_taps_of_a_scan_are_returned_only_if_asked_for(lm):
+    sample = lm(num_layers=2, scan=True)
+    params, _ = jax.eval_shape(sample.model.init, KEY, None)
+
+    def outputs_of_scan(taps):
+        jaxpr = jax.make_jaxpr(
+            lambda p: sample.model.apply(
+                p, {}, sample.batch, key=None, train=False, taps=taps
+            )
+        )(params)
+        [scan] = [e for e in jaxpr.jaxpr.eqns if e.primitive.name == "scan"]
+        return len(scan.outvars)
+
+    assert outputs_of_scan(()) == 1
+    assert outputs_of_scan(("blocks/mlp/hidden", "head/input")) == 2
+
+
 def test_one_trace_for_every_batch(lm):
     sample = lm()
     params, _ = sample.start
@@ -279,6 +312,11 @@ def test_one_trace_for_every_batch(lm):
         ({"embed_dim": 12}, r"num_heads to be even.*found 4"),
         ({"compute_dtype": "float16"}, "one of float32, bfloat16, found 'float16'"),
         ({"dropout": 1.0}, r"model.dropout: expected a rate in \[0, 1\), found 1.0"),
+        ({"num_kv_heads": 3}, "model.num_kv_heads: expected 0 or a divisor of .* 4"),
+        ({"num_kv_heads": -1}, "model.num_kv_heads: expected a whole number"),
+        ({"num_kv_heads": True}, "model.num_kv_heads: expected a whole number"),
+        ({"fused_qkv": 1}, "model.fused_qkv: expected True or False, found 1"),
+        ({"scan": "yes"}, "model.scan: expected True or False, found 'yes'"),
         ({"num_layers": 0}, "model.num_layers: expected a whole number of at least 1"),
         ({"vocab_size": True}, "model.vocab_size: expected a whole number"),
         ({"embed_dim": 128.0}, "model.embed_dim: expected a whole number"),

@@ -98,11 +98,98 @@ def test_each_parameter_gets_the_first_rule_and_its_optimizer():
         return tx.update(g, tx.init(p), p)[0][path]
 
     for path in ("blocks/0/mlp/kernel", "blocks/0/qkv/kernel"):
-        muon = muon_matrices(0.02, weight_decay=0.1, matrix_specs=SPECS)
+        specs = {p: spec for p, spec in SPECS.items() if p == path}
+        muon = muon_matrices(0.02, weight_decay=0.1, matrix_specs=specs)
         np.testing.assert_allclose(found[path], alone(muon, path), atol=1e-6)
     for path in ("embed/table", "blocks/0/mlp/bias"):
         expected = alone(optax.adamw(0.003), path)
         np.testing.assert_allclose(found[path], expected, rtol=1e-5)
+
+
+def test_heads_of_a_rule_are_matrices_of_their_own():
+    c = changed(order=("heads", "matrix", "rest"))
+    heads = {"match": "qkv", "name": "muon", "learning_rate": 0.02}
+    c["optim"]["rules"]["heads"] = heads | {"per_head": (2, 1, 1)}
+    optimizer = build(c, STRUCTS, matrix_specs=SPECS)
+    table = {row.path: row.matrices for row in optimizer.table}
+    path = "blocks/0/qkv/kernel"
+    assert table[path] == ((2, 4, 2), (1, 4, 2), (1, 4, 2))
+    assert table["blocks/0/mlp/kernel"] == ((1, 4, 6),)
+
+    params, grads = random(0), random(1)
+    tx = optimizer.tx
+    updates = named_leaves(tx.update(grads, tx.init(params), params)[0])[path]
+    for head in np.split(np.arange(8), 4):
+        polar = jopt.orthogonalize(named_leaves(grads)[path][:, head])
+        expected = -0.02 * 0.2 * 4**0.5 * polar
+        np.testing.assert_allclose(updates[:, head], expected, atol=1e-6)
+
+
+def test_heads_come_from_the_declared_axes():
+    shapes = {"q": jax.ShapeDtypeStruct((8, 2, 4), "float32")}
+    rule = {"match": "q", "name": "muon", "learning_rate": 0.1, "per_head": True}
+    c = {"optim": {"order": ("all",), "rules": {"all": rule}}}
+    specs = {"q": MatrixSpec((0,), (1, 2))}
+    assert build(c, shapes, matrix_specs=specs).table[0].matrices == ((2, 8, 4),)
+    rule["per_head"] = False
+    assert build(c, shapes, matrix_specs=specs).table[0].matrices == ((1, 8, 8),)
+
+
+def test_heads_that_cannot_be():
+    text = faults(changed(rules__matrix__per_head=True))
+    assert "optim.rules.matrix.per_head for blocks/0/mlp/kernel (4, 6)" in text
+    assert "does not say which axis is the heads" in text
+    text = faults(changed(rules__matrix__per_head=(3, 1, 1)))
+    assert "(3, 1, 1) does not divide the blocks" in text
+    for wrong in ("yes", (2, 0, 1), 1.5):
+        text = faults(changed(rules__matrix__per_head=wrong))
+        assert "optim.rules.matrix.per_head: expected True, a number" in text
+    text = faults(changed(rules__rest__per_head=True))
+    assert "optim.rules.rest.per_head: adamw does not see matrices" in text
+
+
+def test_a_scanned_model_takes_the_steps_of_its_layers():
+    from jopt.models import transformer_lm
+
+    settings = {"num_layers": 3, "embed_dim": 8, "num_heads": 2, "fused_qkv": True}
+
+    def step(scan, params, grads):
+        model = transformer_lm({**settings, "scan": scan})
+        c = changed(rules__matrix__match=r"blocks/.*/kernel", rules__matrix__steps=2)
+        tx = build(c, params, matrix_specs=model.matrix_specs).tx
+        return tx.update(grads, tx.init(params), params)[0]
+
+    def stacked(tree):
+        layers = [tree["blocks"][str(number)] for number in range(3)]
+        return {**tree, "blocks": jax.tree.map(lambda *x: jnp.stack(x), *layers)}
+
+    params, _ = transformer_lm(settings).init(jax.random.key(0), None)
+    grads = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
+    expected = named_leaves(stacked(step(False, params, grads)))
+    found = named_leaves(step(True, stacked(params), stacked(grads)))
+    assert found.keys() == expected.keys()
+    for path, update in expected.items():
+        np.testing.assert_allclose(found[path], update, atol=1e-6, err_msg=path)
+
+
+def test_every_form_of_declaration_reaches_the_rules():
+    from optax.contrib import MuonDimensionNumbers
+
+    blocks = {
+        "qkv": {"kernel": MuonDimensionNumbers(1, 0)},
+        "mlp": {"kernel": None, "bias": None},
+    }
+    tree = {"blocks": {"0": blocks}}
+    for specs in (tree, lambda params: tree):
+        c = changed(rules__matrix__match="qkv")
+        table = build(c, STRUCTS, matrix_specs=specs).table
+        assert {r.path: r.matrices for r in table if r.rule == "matrix"} == {
+            "blocks/0/qkv/kernel": ((1, 8, 4),)
+        }
+        text = faults(config(), specs)
+        assert "blocks/0/mlp/kernel (4, 6), which has no matrix view" in text
+    text = faults(config(), {"blocks/0/qvk": None, "blocks": MatrixSpec((0,), (1,))})
+    assert "'blocks/0/qvk', which is no parameter; did you mean 'blocks/0/qkv'" in text
 
 
 def test_config_dict_objects_and_placeholders_read_the_same():
