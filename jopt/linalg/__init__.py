@@ -30,6 +30,7 @@ from jopt.linalg._orthogonalize import (
     Engine,
     MethodName,
     Normalization,
+    is_auto,
     orthogonalize,
 )
 from jopt.linalg._polar_express import polar_express_coefficients
@@ -53,6 +54,7 @@ __all__ = [
     "frobenius_norm",
     "geometry",
     "gram_newton_schulz",
+    "is_auto",
     "lowrank",
     "lowrank_factors",
     "newton_schulz",

@@ -67,11 +67,11 @@ def orthogonalize(
             tighter than the one before and the last with one more product, or `aol`,
             which scales rows. `auto` is what the list is made for: `schatten8` for
             `coeffs="auto"`, `aol` for `aol4`, `frobenius` for the others.
-        compute_dtype: dtype of the matrix products' factors. None is bfloat16 where it
-            was measured to be faster (`docs/polar_factors.md`), else float32, or the
-            dtype of `x` where that is wider. Normalisation and sums are always at least
-            float32. `gram` keeps its small matrices in float32 unless the list was
-            measured to hold in bfloat16, as the default was.
+        compute_dtype: dtype of the matrix products' factors. None, or `auto`, is
+            bfloat16 where it was measured to be faster (`docs/polar_factors.md`), else
+            float32, or the dtype of `x` where that is wider. Normalisation and sums are
+            always at least float32. `gram` keeps its small matrices in float32 unless
+            the list was measured to hold in bfloat16, as the default was.
         precision: of the products. None is `highest` for products in float32, which
             some accelerators would otherwise round to fewer bits, and the default for
             half precision.
@@ -182,10 +182,19 @@ def _normalization(name: str, schedule: Schedule) -> str:
     return name
 
 
+def is_auto(value: object) -> bool:
+    """Whether a setting is the word `auto`; a dtype is never compared with a string.
+
+    >>> is_auto("auto"), is_auto(jnp.float32)
+    (True, False)
+    """
+    return isinstance(value, str) and value == "auto"
+
+
 def _compute_dtype(
     compute_dtype: jax.typing.DTypeLike | None, wide: jnp.dtype, schedule: Schedule
 ) -> jnp.dtype:
-    if compute_dtype is None:
+    if compute_dtype is None or is_auto(compute_dtype):
         return default_compute_dtype(wide) if schedule.half else wide
     compute_dtype = jnp.dtype(compute_dtype)
     if not jnp.issubdtype(compute_dtype, jnp.inexact):

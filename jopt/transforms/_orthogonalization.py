@@ -15,6 +15,7 @@ from jopt.linalg import (
     Engine,
     MethodName,
     Normalization,
+    is_auto,
     orthogonalize,
 )
 from jopt.transforms._dispatch import map_matrices, map_stacks
@@ -92,8 +93,9 @@ def scale_by_orthogonalization(
     )
     # An unknown choice fails now and not in the first step. The default dtype depends
     # on the device, which nobody asks for before there is a step.
+    unset = compute_dtype is None or is_auto(compute_dtype)
     jax.eval_shape(
-        partial(engine, compute_dtype=compute_dtype or jnp.float32),
+        partial(engine, compute_dtype=jnp.float32 if unset else compute_dtype),
         jax.ShapeDtypeStruct((1, 1, 1), jnp.float32),
     )
 
