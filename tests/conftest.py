@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from jopt.training._platform import cpu_flags
-
-ROOT = Path(__file__).parents[1]
-
+# JAX reads these when it is imported.
 # A GPU multiplies float32 matrices in TF32 (10 bits) unless told otherwise, and the
 # tolerances in these tests are float32's. A CPU does not look at it.
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+# Most of a test's time is compilation, and without XLA's optimiser it takes half of
+# it. With JAX_DISABLE_MOST_OPTIMIZATIONS=0 the programs are those that users get.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+from jopt.training._platform import cpu_flags
+
+ROOT = Path(__file__).parents[1]
 
 # What the caller wants of XLA, before commands that run in this process add to it.
 XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
@@ -82,6 +86,7 @@ def _sharing() -> dict[str, str]:
 
 
 SHARING = _sharing()
+AS_SHIPPED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 
 class Training:
@@ -111,7 +116,7 @@ class Training:
         return subprocess.Popen(
             [*self.command(*flags), f"--workdir={self.folder / workdir}"],
             cwd=ROOT,
-            env={**os.environ, **({} if self.as_shipped else SHARING), **env},
+            env={**os.environ, **(AS_SHIPPED if self.as_shipped else SHARING), **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

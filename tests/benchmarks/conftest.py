@@ -39,3 +39,18 @@ def startup(monkeypatch):
 @pytest.fixture
 def watching(monkeypatch):
     return _load(monkeypatch, "monitor")
+
+
+@pytest.fixture
+def update(monkeypatch):
+    return _load(monkeypatch, "update")
+
+
+@pytest.fixture
+def update_jax(monkeypatch):
+    return _load(monkeypatch, "_update_jax")
+
+
+@pytest.fixture
+def polar_accuracy(monkeypatch):
+    return _load(monkeypatch, "polar_accuracy")

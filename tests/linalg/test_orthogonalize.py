@@ -44,8 +44,10 @@ def mapped(x, coeffs, normalization):
     return reference.singular_value_map(x, lambda s: polynomial_value(coeffs, s / norm))
 
 
-@pytest.mark.parametrize("coeffs", LISTS)
-@pytest.mark.parametrize("normalization", SCHATTEN)
+@pytest.mark.parametrize(
+    ("coeffs", "normalization"),
+    [(name, "frobenius") for name in LISTS] + [("you5", name) for name in SCHATTEN],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_singular_values_follow_the_scalar_map(coeffs, normalization, method):
     x = with_condition(12, 30, 30.0)
@@ -144,16 +146,16 @@ def test_bfloat16_of_a_list_that_was_not_measured_keeps_float32_grams():
     assert np.linalg.norm(found - exact) < 0.1 * np.linalg.norm(exact)
 
 
-@pytest.mark.parametrize("shape", [(24, 48), (16, 64), (32, 256)])
-@pytest.mark.parametrize("condition", [None, 1e2])
+@pytest.mark.parametrize("shape", [(24, 48), (32, 256)])
 @pytest.mark.parametrize("coeffs", ["jordan", "you5", "polar_express", "auto"])
-def test_gram_is_newton_schulz(shape, condition, coeffs):
-    x = gaussian(*shape) if condition is None else with_condition(*shape, condition)
+def test_gram_is_newton_schulz(shape, coeffs):
+    x = np.stack([gaussian(*shape), with_condition(*shape, 1e2)])
     plain, gram = (
         np.asarray(orthogonalize(jnp.asarray(x), coeffs=coeffs, method=method))
-        for method in ("newton_schulz", "gram")
+        for method in METHODS
     )
-    assert np.linalg.norm(gram - plain) < 5e-4 * np.linalg.norm(plain)
+    gaps = np.linalg.norm(gram - plain, axis=(1, 2)) / np.linalg.norm(plain[0])
+    assert (gaps < 5e-4).all(), gaps
 
 
 def test_auto_is_gram_from_twice_as_wide_as_high():
@@ -199,35 +201,34 @@ def test_polar_express_is_exact_at_moderate_condition():
 
 
 @pytest.mark.parametrize("coeffs", ["auto", *PRESETS])
-@pytest.mark.parametrize("factor", [1e-30, 1e-20, 1e20, 1e30])
-def test_scale_has_no_effect(coeffs, factor):
-    x = jnp.asarray(gaussian(2, 6, 9)).at[1].multiply(1e3)
+def test_scale_has_no_effect(coeffs):
+    x = jnp.asarray(gaussian(6, 9))
+    scales = jnp.array([1, 1e-30, 1e-20, 1e20, 1e30])
     for method in METHODS:
-        scaled, plain = (
-            orthogonalize(y, coeffs=coeffs, method=method)
-            for y in (x * jnp.float32(factor), x)
+        plain, *scaled = orthogonalize(
+            scales[:, None, None] * x, coeffs=coeffs, method=method
         )
         # The slope of hybrid10 at zero is 79,000; for `cans` see above. R forgets more
         # than X does.
         atol = {"hybrid10": 1e-4, "cans": 1e-3}.get(coeffs, 1e-5)
         atol *= 2 if method == "gram" else 1
-        np.testing.assert_allclose(scaled, plain, atol=atol)
+        for found in scaled:
+            np.testing.assert_allclose(found, plain, atol=atol)
 
 
 @pytest.mark.parametrize("normalization", [*SCHATTEN, "aol"])
-@pytest.mark.parametrize("factor", [1e-30, 1e30])
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16", "float16"])
-def test_scale_has_no_effect_under_any_normalisation(
-    normalization, factor, compute_dtype
-):
-    x = jnp.asarray(gaussian(6, 13))
-    scaled, plain = (
-        jopt.orthogonalize(y, normalization=normalization, compute_dtype=compute_dtype)
-        for y in (x * jnp.float32(factor), x)
+def test_scale_has_no_effect_under_any_normalisation(normalization, compute_dtype):
+    scales = jnp.array([1, 1e-30, 1e30])
+    plain, *scaled = jopt.orthogonalize(
+        scales[:, None, None] * jnp.asarray(gaussian(6, 13)),
+        normalization=normalization,
+        compute_dtype=compute_dtype,
     )
     # Another scale rounds other digits away, which the slope of 222 amplifies.
     atol = {"float32": 5e-5, "bfloat16": 2e-2, "float16": 1e-2}[compute_dtype]
-    np.testing.assert_allclose(scaled, plain, atol=atol)
+    for found in scaled:
+        np.testing.assert_allclose(found, plain, atol=atol)
 
 
 @pytest.mark.parametrize("normalization", ["schatten4", "schatten8", "schatten16"])
@@ -292,21 +293,18 @@ def test_matrix_spec_views_each_block_alone():
 
 
 @pytest.mark.parametrize("normalization", [*SCHATTEN, "aol"])
-@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("columns", [6, 9], ids=["newton_schulz", "gram"])
-def test_a_zero_or_broken_slice_stays_alone(bad, normalization, columns):
-    x = gaussian(3, 4, columns)
-    x[1] = 0.0
-    x[1, 2, 3] = bad
+def test_a_zero_or_broken_slice_stays_alone(normalization, columns):
+    x = gaussian(6, 4, columns)
+    x[1:5] = 0.0
+    x[2:5, 2, 3] = np.nan, np.inf, -np.inf
     found = np.asarray(orthogonalize(jnp.asarray(x), normalization=normalization))
-    whole = np.asarray(
-        orthogonalize(jnp.asarray(x[[0, 2]]), normalization=normalization)
-    )
-    np.testing.assert_array_equal(found[[0, 2]], whole)
-    if bad == 0.0:
-        np.testing.assert_array_equal(found[1], 0.0)
-    else:
-        assert np.isnan(found[1]).all()
+    sound = x.copy()
+    sound[1:5] = 1.0
+    whole = np.asarray(orthogonalize(jnp.asarray(sound), normalization=normalization))
+    np.testing.assert_array_equal(found[[0, 5]], whole[[0, 5]])
+    np.testing.assert_array_equal(found[1], 0.0)
+    assert np.isnan(found[2:5]).all()
 
 
 def test_rank_deficient_input_stays_in_its_row_space():
