@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jopt.errors import ConfigError, check_choice
 from jopt.linalg._coefficients import Coefficients, Schedule, resolve_coefficients
@@ -16,7 +17,7 @@ from jopt.linalg._gram import gram_newton_schulz
 from jopt.linalg._newton_schulz import newton_schulz
 from jopt.linalg._policy import default_compute_dtype, default_method
 from jopt.linalg._start import NORMALIZATIONS
-from jopt.matrix import MatrixSpec, assemble, matrices
+from jopt.matrix import MatrixSpec, as_matrix_spec, assemble, matrices
 
 # S stacked matrices; M, N rows and columns.
 
@@ -43,7 +44,7 @@ def orthogonalize(
     normalization: Normalization = "auto",
     compute_dtype: jax.typing.DTypeLike | None = None,
     precision: jax.lax.PrecisionLike = None,
-    matrix_spec: MatrixSpec | None = None,
+    matrix_spec: MatrixSpec | optax.contrib.MuonDimensionNumbers | None = None,
 ) -> jax.Array:
     """Replaces each matrix U diag(s) V^H by U diag(p(s / ||s||)) V^H, close to U V^H.
 
@@ -108,8 +109,9 @@ def orthogonalize(
         precision=precision,
     )
     if matrix_spec is not None:
-        stacks = [_stack_polar(stack, engine) for stack in matrices(x, matrix_spec)]
-        return assemble(stacks, matrix_spec, x.shape)
+        spec = as_matrix_spec(matrix_spec)
+        stacks = [_stack_polar(stack, engine) for stack in matrices(x, spec)]
+        return assemble(stacks, spec, x.shape)
     if x.size == 0:
         return x
     return _stack_polar(x.reshape(-1, *x.shape[-2:]), engine).reshape(x.shape)

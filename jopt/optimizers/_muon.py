@@ -99,7 +99,7 @@ def muon(
     On the matrices, with momentum M and direction C (Nesterov: beta M + (1 - beta) G):
     O = orthogonalize(C), W <- W - learning_rate (scale O + weight_decay W). Weight
     decay is multiplied by the learning rate and not by the shape scale. Cost beyond
-    AdamW: about 20 M^2 N + 10 M^3 flop for each M x N matrix, M <= N, and step.
+    AdamW: at most 16 M^2 N + 8 M^3 flop for each M x N matrix, M <= N, and step.
 
     Args:
         learning_rate: a number, traced or not, or a schedule. With the default scale,

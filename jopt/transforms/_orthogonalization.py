@@ -52,10 +52,10 @@ def scale_by_orthogonalization(
         nesterov: looks one step ahead.
         steps, method, coeffs, normalization, compute_dtype, precision: as in
             `jopt.orthogonalize`.
-        matrix_specs: how parameters are seen as matrices: a dict path -> `MatrixSpec`,
-            or a function (path, shape) -> `MatrixSpec` or None. Paths it does not have,
-            and None: two axes are (in, out), four axes under a path with the word
-            `conv` are (height, width, in, out), and anything else is an error.
+        matrix_specs: how parameters are seen as matrices, in any form that `read_specs`
+            takes: by path, as a tree, as a function, or Optax's dimension numbers. What
+            is not declared: two axes are (in, out), four axes under a path with the
+            word `conv` are (height, width, in, out), and anything else is an error.
         mu_dtype: dtype of the stored momentum; None is that of the parameter. With
             bfloat16 parameters, float32 keeps small gradients from being rounded away.
         nan_policy: a matrix whose gradient has NaN or infinity gets a NaN update and

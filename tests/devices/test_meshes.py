@@ -44,12 +44,11 @@ MICRO = (
     "--config.model.embed_dim=96",
     "--config.data.seq_len=128",
 )
-SIZES = pytest.mark.parametrize(
+
+
+@pytest.mark.parametrize(
     "size", [(), pytest.param(MICRO, marks=pytest.mark.slow)], ids=["small", "micro"]
 )
-
-
-@SIZES
 def test_muon_agrees_on_every_mesh(train, size):
     one, others = train(
         "configs/muon_lm.py:micro",
@@ -69,7 +68,8 @@ def test_muon_agrees_on_every_mesh(train, size):
             np.testing.assert_allclose(many[name], one[name], 1e-3, err_msg=name)
 
 
-@SIZES
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(), MICRO], ids=["small", "micro"])
 def test_signum_agrees_entry_by_entry(train, size):
     one, others = train("configs/signum_lm.py:micro", *GENTLE, size=size)
     for mesh, many in others.items():
