@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jopt import models
+from jopt.linalg import default_compute_dtype
 from jopt.optimizers import Optimizer, build
 from jopt.parallel import batch_sharding, make_mesh, put_batch
 from jopt.training._config import validate
@@ -29,14 +30,18 @@ PyTree = Any
 def resolve(config: ConfigDict) -> ConfigDict:
     """A validated copy of a config in which nothing is left to this machine.
 
-    `train.compute_dtype = auto` becomes a type, one of the mesh axes may have been -1.
-    Asks JAX for its devices.
+    `auto` becomes a type, for the model (`train.compute_dtype`) and in the rules that
+    have a `compute_dtype`; one of the mesh axes may have been -1. Asks JAX for its
+    devices.
     """
     validate(config)
     config = config.copy_and_resolve_references()
     backend = jax.default_backend()
     config.train.compute_dtype = compute_dtype(config.train.compute_dtype, backend)
     config.model.compute_dtype = config.train.compute_dtype
+    for rule in config.optim.rules.values():
+        if rule.get("compute_dtype") == "auto":
+            rule.compute_dtype = default_compute_dtype("float32").name
     mesh = make_mesh(**config.mesh)
     for axis, size in mesh.shape.items():
         config.mesh[axis] = size

@@ -12,7 +12,13 @@ import pytest
 
 import jopt
 from jopt.errors import ConfigError, ShapeError
-from jopt.linalg import PRESETS, normalize, polynomial_value, reference
+from jopt.linalg import (
+    PRESETS,
+    default_compute_dtype,
+    normalize,
+    polynomial_value,
+    reference,
+)
 from jopt.matrix import MatrixSpec
 
 # Most tests are about the maths, to the digits of float32 whatever the machine prefers.
@@ -409,3 +415,16 @@ def test_arrays_without_elements_pass(shape):
 def test_what_cannot_be_done_is_refused(x, options, error, message):
     with pytest.raises(error, match=message):
         orthogonalize(x, **options)
+
+
+def test_the_default_dtype_is_of_this_machine_and_never_narrows_wide_input():
+    for dtype in ("bfloat16", "float16", "float32"):
+        assert default_compute_dtype(dtype) in (jnp.bfloat16, jnp.float32)
+    with jax.enable_x64(True):
+        for dtype in ("float64", "complex64", "complex128"):
+            assert default_compute_dtype(dtype) == dtype
+    x = jnp.asarray(gaussian(5, 12))
+    np.testing.assert_array_equal(
+        jopt.orthogonalize(x),
+        jopt.orthogonalize(x, compute_dtype=default_compute_dtype(x.dtype)),
+    )
