@@ -27,9 +27,11 @@ def unbroken(training):
 
 def test_kill_9_at_a_random_step_and_a_damaged_checkpoint(training, unbroken):
     training.as_shipped = True
-    flags = (*STEPS, *SAVES, "--config.monitor.every_steps=7")
-    expected = unbroken("--config.monitor.every_steps=7")
-    step = random.Random().randint(25, 55)
+    # Long enough for two checkpoints to be there well before the end.
+    own = ("--config.monitor.every_steps=7", "--config.train.steps=200")
+    flags = (*STEPS, *SAVES, *own)
+    expected = unbroken(*own)
+    step = random.Random().randint(35, 120)
     process = training.start(*flags)
     committed = training.folder / "run/checkpoints"
     training.wait_for(
