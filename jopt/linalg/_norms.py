@@ -19,7 +19,7 @@ import numpy as np
 from jopt.errors import ConfigError, ShapeError, check_choice
 from jopt.linalg._einsum import einsum
 from jopt.linalg._finite import check_matrices, on_finite, widened
-from jopt.linalg._normalization import frobenius, normalize
+from jopt.linalg._normalization import frobenius, inverse, normalize, unit_scale
 from jopt.linalg._orthogonalize import orthogonalize
 
 # Leading axes are ...; M, N rows and columns.
@@ -131,7 +131,7 @@ def stable_rank(
     [2.0, 1.0, 0.0]
     """
     unit = _unit("stable_rank", x)
-    return _inverse(op_norm(unit, method, iters, key) ** 2)
+    return inverse(op_norm(unit, method, iters, key) ** 2)
 
 
 def stable_rank_from_gram(gram: jax.Array) -> jax.Array:
@@ -158,7 +158,7 @@ def stable_rank_from_gram(gram: jax.Array) -> jax.Array:
     def ratio(unit: jax.Array) -> jax.Array:
         largest = jnp.linalg.eigvalsh(unit)[..., -1]
         trace = jnp.trace(unit, axis1=-2, axis2=-1).real
-        return trace * _inverse(largest)
+        return trace * inverse(largest)
 
     return on_finite(ratio, unit)
 
@@ -177,10 +177,7 @@ def _of_unit(who: str, x: jax.Array, fn: Callable[[jax.Array], jax.Array]) -> ja
 
     def scaled(x: jax.Array) -> jax.Array:
         largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-        # XLA divides by multiplying by the inverse, and that of a number above 8.5e37
-        # is subnormal, which it takes for 0.
-        unit = x / 4 / jnp.where(largest == 0, 1, largest / 4)
-        return fn(unit) * largest[..., 0, 0]
+        return fn(unit_scale(x)) * largest[..., 0, 0]
 
     return on_finite(scaled, x)
 
@@ -237,7 +234,3 @@ def _power(x: jax.Array, iters: int, key: jax.Array | None) -> jax.Array:
     square = jnp.zeros(x.shape[:-2], jnp.finfo(x.dtype).dtype)
     _, square = jax.lax.fori_loop(0, iters, iterate, (v, square))
     return jnp.sqrt(square)
-
-
-def _inverse(x: jax.Array) -> jax.Array:
-    return jnp.where(x == 0, 0, 1 / jnp.where(x == 0, 1, x))
