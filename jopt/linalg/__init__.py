@@ -32,6 +32,7 @@ from jopt.linalg._orthogonalize import (
     Normalization,
     is_auto,
     orthogonalize,
+    travelling_dtype,
 )
 from jopt.linalg._polar_express import polar_express_coefficients
 from jopt.linalg._policy import default_compute_dtype, default_method
@@ -71,4 +72,5 @@ __all__ = [
     "stable_rank_from_gram",
     "steepest_direction",
     "svd_polar",
+    "travelling_dtype",
 ]

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jopt.linalg._coefficients import Stages
-from jopt.linalg._products import APPLY, GRAM, SQUARE, products
+from jopt.linalg._normalization import AxisName
+from jopt.linalg._products import APPLY, SQUARE, products
 from jopt.linalg._restarts import choose_restarts
-from jopt.linalg._start import quadratic, rescaled, start
+from jopt.linalg._start import gram, quadratic, rescaled, start
 
 # S stacked matrices; M, N rows and columns, M <= N.
 
@@ -25,6 +26,7 @@ def gram_newton_schulz(
     compute_dtype: jax.typing.DTypeLike = jnp.float32,
     gram_dtype: jax.typing.DTypeLike | None = None,
     precision: jax.lax.PrecisionLike = None,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     """The result of `newton_schulz`, from the M x M matrix R = X X^H alone.
 
@@ -43,6 +45,10 @@ def gram_newton_schulz(
             (`choose_restarts`).
         gram_dtype: of R, P and Q; None is `compute_dtype`. With bfloat16 the result can
             be far off unless stages and restarts are made for it.
+        axis_name: mesh axes, inside `shard_map` or `pmap`, over which the columns are
+            spread: each device has N of them, and R is a sum over devices. All else is
+            as on one device; there is one all-reduce of S M^2 numbers at the start and
+            for each restart, beside those of the scale.
 
     References: Zhang, Amsel, Chen and Dao 2026, Gram Newton-Schulz (blog and code). P
     includes a I here, and the first stage is merged with the normalisation.
@@ -64,6 +70,7 @@ def gram_newton_schulz(
         dtype=compute_dtype,
         outer=to_gram,
         inner=inner,
+        axis_name=axis_name,
     )
     if not stages:
         return scale_S11 * x_SMN
@@ -75,7 +82,7 @@ def gram_newton_schulz(
         a, b, c = rescaled(stage, scale_S11) if index == 0 else stage
         if index and index in restarts:
             x_SMN = outer(APPLY, factor_SMM, x_SMN).astype(compute_dtype)
-            gram_SMM = to_gram(GRAM, x_SMN, x_SMN.conj())
+            gram_SMM = gram(x_SMN, to_gram, axis_name)
         if index:
             square_SMM = None
         polynomial_SMM = a * identity_MM + quadratic(b, c, gram_SMM, square_SMM, inner)

@@ -15,6 +15,7 @@ from jopt.linalg._exact import eigh_polar, qdwh_polar, svd_polar
 from jopt.linalg._finite import check_matrices, widened
 from jopt.linalg._gram import gram_newton_schulz
 from jopt.linalg._newton_schulz import newton_schulz
+from jopt.linalg._normalization import AxisName
 from jopt.linalg._policy import default_compute_dtype, default_method
 from jopt.linalg._start import NORMALIZATIONS
 from jopt.matrix import MatrixSpec, as_matrix_spec, assemble, matrices
@@ -45,6 +46,7 @@ def orthogonalize(
     compute_dtype: jax.typing.DTypeLike | None = None,
     precision: jax.lax.PrecisionLike = None,
     matrix_spec: MatrixSpec | optax.contrib.MuonDimensionNumbers | None = None,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     """Replaces each matrix U diag(s) V^H by U diag(p(s / ||s||)) V^H, close to U V^H.
 
@@ -77,6 +79,10 @@ def orthogonalize(
             some accelerators would otherwise round to fewer bits, and the default for
             half precision.
         matrix_spec: views `x` as matrices; each of them is orthogonalised alone.
+        axis_name: mesh axes, inside `shard_map` or `pmap`, over which the last axis of
+            `x` is spread. It has to be the longer side of the matrices; `method` is
+            `gram` or `auto`, and two all-reduces of M x M matrices, with the default
+            list, are all that is sent.
 
     All arguments but `x` are static.
 
@@ -107,7 +113,15 @@ def orthogonalize(
         normalization=normalization,
         compute_dtype=compute_dtype,
         precision=precision,
+        axis_name=axis_name,
     )
+    if axis_name is not None:
+        if matrix_spec is not None:
+            raise ConfigError("axis_name is for the last axis; leave matrix_spec out")
+        if x.size == 0:
+            return x
+        stack = x.reshape(-1, *x.shape[-2:])
+        return engine(widened(stack)).astype(x.dtype).reshape(x.shape)
     if matrix_spec is not None:
         spec = as_matrix_spec(matrix_spec)
         stacks = [_stack_polar(stack, engine) for stack in matrices(x, spec)]
@@ -135,12 +149,18 @@ def find_engine(
     normalization: Normalization,
     compute_dtype: jax.typing.DTypeLike | None,
     precision: jax.lax.PrecisionLike,
+    axis_name: AxisName = None,
 ) -> Engine:
     """The function of wide stacks that the arguments of `orthogonalize` describe.
 
     Args:
         dtype: of the arrays that it will be used for.
     """
+    if axis_name is not None and (callable(method) or method not in ("auto", "gram")):
+        raise ConfigError(
+            f"method {method!r} needs whole matrices; with axis_name it must be 'gram' "
+            "or 'auto'"
+        )
     if callable(method):
         return method
     check_choice("method", method, METHODS)
@@ -161,11 +181,12 @@ def find_engine(
     gram_settings: dict[str, Any] = {
         "restarts": schedule.half_restarts if tested else None,
         "gram_dtype": wide if narrow and not tested else compute_dtype,
+        "axis_name": axis_name,
     }
 
     def iterate(x_SMN: jax.Array) -> jax.Array:
         chosen = default_method(*x_SMN.shape[1:]) if method == "auto" else method
-        if chosen == "gram":
+        if chosen == "gram" or axis_name is not None:
             return gram_newton_schulz(x_SMN, **settings, **gram_settings)
         return newton_schulz(x_SMN, **settings)
 
@@ -182,6 +203,32 @@ def _normalization(name: str, schedule: Schedule) -> str:
             f"{schedule.normalization!r} only, not {name!r}; leave it 'auto'"
         )
     return name
+
+
+def travelling_dtype(
+    dtype: jax.typing.DTypeLike,
+    *,
+    method: MethodName | Engine = "auto",
+    coeffs: Coefficients = "auto",
+    steps: int | None = None,
+    compute_dtype: jax.typing.DTypeLike | None = None,
+) -> jnp.dtype | None:
+    """The dtype that matrices can be rounded to before `orthogonalize` gets them.
+
+    bfloat16 where the first product rounds to it anyhow; its range is float32's, so
+    that nothing is lost but digits that would be. None where nothing can be rounded.
+
+    >>> travelling_dtype(jnp.float32, compute_dtype=jnp.bfloat16)
+    dtype(bfloat16)
+    >>> travelling_dtype(jnp.float32, method="svd") is None
+    True
+    """
+    if callable(method) or method in EXACT:
+        return None
+    schedule = resolve_coefficients(coeffs, steps)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    factors = _compute_dtype(compute_dtype, wide, schedule)
+    return factors if factors == jnp.bfloat16 else None
 
 
 def is_auto(value: object) -> bool:

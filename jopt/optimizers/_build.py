@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import optax
+from jax.sharding import NamedSharding
 
 from jopt.errors import ConfigError, JoptWarning, nearest
 from jopt.optimizers._catalog import arguments
@@ -14,7 +16,6 @@ from jopt.optimizers._rules import Rule, assign, read_rules, split_heads
 from jopt.optimizers._schedules import schedule_from_config
 from jopt.optimizers._table import Row, make_table
 from jopt.transforms import (
-    Declared,
     MatrixSpecs,
     clip_by_global_norm,
     read_specs,
@@ -64,7 +65,8 @@ def build(
             None, which is how a placeholder reads, counts as absent. Numbers may be
             traced.
         params: the parameters, or their shapes and dtypes; no value is read and no
-            device is used.
+            device is used. Where all have a `NamedSharding` (arrays, or
+            `jax.ShapeDtypeStruct` with one), optimizers that take `shardings` get them.
         matrix_specs: as in `scale_by_orthogonalization`, usually from the model.
 
     Fails: one `ConfigError` with every fault: a parameter without a rule or a rule
@@ -103,8 +105,9 @@ def build(
     clip = read(config, "optim.whole_tree.clip")
     if clip is not None:
         _warn_clip(rules)
+    shared = {"matrix_specs": declared, "shardings": _shardings(leaves)}
     transforms = {
-        rule.name: _transform(rule, schedule, declared, faults) for rule in rules
+        rule.name: _transform(rule, schedule, shared, faults) for rule in rules
     }
     if faults:
         raise ConfigError(_listed(faults))
@@ -163,15 +166,22 @@ def _warn_clip(rules: list[Rule]) -> None:
     )
 
 
+def _shardings(leaves: Mapping[str, Any]) -> dict[str, NamedSharding] | None:
+    """Where the parameters lie, if each of them lies on a mesh."""
+    found = {path: getattr(leaf, "sharding", None) for path, leaf in leaves.items()}
+    on_mesh = all(isinstance(where, NamedSharding) for where in found.values())
+    return found if found and on_mesh else None
+
+
 def _transform(
-    rule: Rule, schedule: optax.Schedule, declared: Declared, faults: list[str]
+    rule: Rule, schedule: optax.Schedule, shared: Mapping[str, Any], faults: list[str]
 ) -> optax.GradientTransformation:
     keywords = dict(rule.arguments)
     peak = keywords.pop("learning_rate", None)
     if peak is not None:
         keywords["learning_rate"] = lambda step: peak * schedule(step)
-    if "matrix_specs" in arguments(rule.entry)[0]:
-        keywords["matrix_specs"] = declared
+    known, _ = arguments(rule.entry)
+    keywords |= {name: value for name, value in shared.items() if name in known}
     try:
         return rule.entry.constructor(**keywords)
     except (TypeError, ValueError) as error:

@@ -14,14 +14,18 @@ from jopt.optimizers._muon import muon_matrices
 from jopt.optimizers._sign import lion, signum
 
 
+# Arguments that a rule cannot set: they follow from the model and the mesh.
+FROM_MODEL = frozenset({"matrix_specs", "shardings"})
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """An optimizer as rules use it: one chain for all parameters that the rule matches.
 
     Attributes:
         constructor: `constructor(learning_rate, **keyword arguments)`. A rule may set
-            any argument that its signature names. `matrix_specs` is passed to it if it
-            has an argument of that name.
+            any argument that its signature names. `matrix_specs` and `shardings` are
+            passed to it if it has arguments of these names.
         scale_free: a common factor on all gradients has no effect on the updates.
         spectral: every parameter must be a matrix.
         needs: extra args (`jopt.optimizers.EXTRA_ARGS`) without which it cannot update.

@@ -13,6 +13,7 @@ from jopt.linalg import Coefficients, Engine, MethodName, Normalization
 from jopt.optimizers._chain import Mask, descend, keep_dtype
 from jopt.optimizers._labels import FALLBACK, SPECTRAL, describe_labels, label_params
 from jopt.transforms import (
+    Distribute,
     MatrixSpecs,
     ShapeMode,
     scale_by_orthogonalization,
@@ -38,6 +39,8 @@ def muon_matrices(
     matrix_specs: MatrixSpecs = None,
     mu_dtype: jax.typing.DTypeLike | None = None,
     nan_policy: Literal["propagate", "zero"] = "propagate",
+    shardings: PyTree | None = None,
+    distribute: Distribute = "stack",
 ) -> optax.GradientTransformationExtraArgs:
     """The spectral chain of `muon`, for parameters that are all matrices.
 
@@ -64,10 +67,12 @@ def muon_matrices(
         matrix_specs=matrix_specs,
         mu_dtype=mu_dtype,
         nan_policy=nan_policy,
+        shardings=shardings,
+        distribute=distribute,
     )
     return descend(
         orthogonalization,
-        scale_by_shape(scale, matrix_specs=matrix_specs),
+        scale_by_shape(scale, matrix_specs=matrix_specs, shardings=shardings),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         mask=mask,
@@ -93,6 +98,8 @@ def muon(
     matrix_specs: MatrixSpecs = None,
     mu_dtype: jax.typing.DTypeLike | None = None,
     nan_policy: Literal["propagate", "zero"] = "propagate",
+    shardings: PyTree | None = None,
+    distribute: Distribute = "stack",
 ) -> optax.GradientTransformationExtraArgs:
     """Orthogonalised momentum on hidden matrices, AdamW on everything else.
 
@@ -116,12 +123,12 @@ def muon(
         labels: `spectral` or `fallback` for each parameter, as a tree or a function of
             the parameters. None is `label_params`, a rule on names: see
             `describe_labels`.
-        matrix_specs: as in `scale_by_orthogonalization`.
+        matrix_specs, shardings, distribute: as in `scale_by_orthogonalization`.
 
     Static, so to be named in `static_args` of `optax.inject_hyperparams` where they are
     set to a number or a function: nesterov, steps, method, coeffs, normalization,
     compute_dtype, precision, scale, mask, fallback, labels, matrix_specs, mu_dtype,
-    nan_policy.
+    nan_policy, shardings, distribute.
 
     State: one momentum for each matrix, and the fallback's state for the rest.
     Fails: `ShapeError` at init for a parameter that is labelled `spectral` and cannot
@@ -154,6 +161,8 @@ def muon(
         matrix_specs=matrix_specs,
         mu_dtype=mu_dtype,
         nan_policy=nan_policy,
+        shardings=shardings,
+        distribute=distribute,
     )
     if fallback is None:
         fallback = optax.adamw(

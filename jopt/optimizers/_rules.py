@@ -11,7 +11,7 @@ import jax
 
 from jopt.errors import ConfigError, ShapeError, did_you_mean, nearest
 from jopt.matrix import MatrixSpec
-from jopt.optimizers._catalog import Entry, arguments, find_entry
+from jopt.optimizers._catalog import FROM_MODEL, Entry, arguments, find_entry
 from jopt.optimizers._config import entries, read
 from jopt.optimizers._labels import fallback_word
 from jopt.transforms import Declared, find_spec
@@ -115,7 +115,7 @@ def _argument_faults(
     where: str, optimizer: str, entry: Entry, keywords: Mapping[str, Any]
 ) -> list[str]:
     names, takes_others = arguments(entry)
-    names = names - {"matrix_specs"}
+    names = names - FROM_MODEL
     faults = []
     if "learning_rate" in names and "learning_rate" not in keywords:
         faults.append(f"{where} has no learning_rate")

@@ -1,5 +1,6 @@
 """Meshes and shardings: where arrays live. Knows nothing of optimizers."""
 
+from jopt.parallel._collectives import Collective, collectives
 from jopt.parallel._mesh import AXES, make_mesh
 from jopt.parallel._shardings import (
     batch_sharding,
@@ -11,7 +12,9 @@ from jopt.parallel._shardings import (
 
 __all__ = [
     "AXES",
+    "Collective",
     "batch_sharding",
+    "collectives",
     "make_mesh",
     "put_batch",
     "replicated",

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from jopt import models
 from jopt.linalg import default_compute_dtype
 from jopt.optimizers import Optimizer, build
-from jopt.parallel import batch_sharding, make_mesh, put_batch
+from jopt.parallel import batch_sharding, make_mesh, put_batch, shard_parameters
 from jopt.training._config import validate
 from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype
@@ -116,6 +116,7 @@ def make_plan(config: ConfigDict) -> Plan:
     model = models.build(config.model)
     batch = task.example_batch(config)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
+    params = _placed(params, shard_parameters(params, mesh))
     optimizer = _monitored(
         build(config, params, matrix_specs=model.matrix_specs), config, model
     )
@@ -126,15 +127,18 @@ def make_plan(config: ConfigDict) -> Plan:
         or "half_difference" in optimizer.needs,
     )
     shapes = jax.eval_shape(_make_state(config, task, model, optimizer, oracle))
-    shardings = state_shardings(shapes, mesh)
-    shapes = jax.tree.map(
+    shapes = _placed(shapes, state_shardings(shapes, mesh))
+    return Plan(config, task, mesh, model, oracle, optimizer, shapes)
+
+
+def _placed(shapes: PyTree, shardings: PyTree) -> PyTree:
+    return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=where
         ),
         shapes,
         shardings,
     )
-    return Plan(config, task, mesh, model, oracle, optimizer, shapes)
 
 
 def _monitored(

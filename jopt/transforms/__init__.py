@@ -19,6 +19,7 @@ from jopt.transforms._monitor import (
     monitor,
     unmonitored,
 )
+from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
 from jopt.transforms._sign import scale_by_sign, sign_tree
@@ -42,6 +43,7 @@ __all__ = [
     "FIGURES",
     "LAYERS",
     "Declared",
+    "Distribute",
     "MatrixSpecs",
     "Momentum",
     "MomentumState",

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jopt.errors import ConfigError
 from jopt.matrix import MatrixSpec, assemble, matrices
+from jopt.transforms._layout import Layout, Names
 from jopt.tree import PyTree, named_leaves, path_string
 
 # S stacked matrices; M, N rows and columns.
@@ -104,22 +106,61 @@ def _tall(block: tuple[int, ...]) -> bool:
     return block[1] > block[2]
 
 
+class Spread(NamedTuple):
+    """How the matrices of a stack are spread, where one device has a part of each.
+
+    Attributes:
+        names: the mesh axes, none where matrices are whole.
+        rows, columns: how many devices share the rows, and the columns.
+    """
+
+    names: Names = ()
+    rows: int = 1
+    columns: int = 1
+
+
 def map_stacks(
-    fn: Callable[[jax.Array], jax.Array],
+    fn: Callable[[jax.Array, Spread], jax.Array],
     tree: PyTree,
     specs: Mapping[str, MatrixSpec],
+    layout: Layout | None = None,
 ) -> PyTree:
     """Applies `fn` to the stacks (S, fan-in, fan-out) of each leaf, leaf by leaf.
 
     For cheap maps that need the orientation, and where joining would only add copies.
 
+    Args:
+        fn: gets a stack, and how its matrices are spread.
+        specs: of whole parameters.
+        layout: where the parameters lie, if they lie on a mesh. Only inside `shard_map`
+            and `pmap` are stacks anything but whole.
+
+    Fails: `ConfigError` inside `shard_map` for a fused parameter that is cut.
+
     >>> specs = {"w": MatrixSpec((0,), (1,))}
-    >>> map_stacks(jnp.negative, {"w": jnp.ones((1, 2))}, specs)["w"].tolist()
+    >>> fn = lambda x_SMN, spread: -x_SMN
+    >>> map_stacks(fn, {"w": jnp.ones((1, 2))}, specs)["w"].tolist()
     [[-1.0, -1.0]]
     """
+    bound = layout if layout is not None and layout.is_bound() else None
 
     def one(key_path: tuple, leaf: jax.Array) -> jax.Array:
-        spec = specs[path_string(key_path)]
-        return assemble([fn(s) for s in matrices(leaf, spec)], spec, leaf.shape)
+        path = path_string(key_path)
+        spec = specs[path]
+        spread = Spread() if bound is None else _spread(bound, path, spec, leaf.ndim)
+        mapped = [fn(stack, spread) for stack in matrices(leaf, spec)]
+        return assemble(mapped, spec, leaf.shape)
 
     return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def _spread(layout: Layout, path: str, spec: MatrixSpec, ndim: int) -> Spread:
+    _, reduction, output = spec.axes(ndim)
+    rows, columns = layout.names(path, reduction), layout.names(path, output)
+    if columns and (spec.split or spec.heads):
+        raise ConfigError(
+            f"{path!r} holds several matrices side by side and is cut over the mesh "
+            f"axes {columns}, so that one device has parts of some of them; update "
+            "under jit, or do not cut its output axis"
+        )
+    return Spread(rows + columns, layout.size(rows), layout.size(columns))

@@ -17,9 +17,12 @@ from jopt.linalg import (
     Normalization,
     is_auto,
     orthogonalize,
+    travelling_dtype,
 )
-from jopt.transforms._dispatch import map_matrices, map_stacks
+from jopt.transforms._dispatch import Spread, map_matrices, map_stacks
+from jopt.transforms._layout import read_layout
 from jopt.transforms._momentum import Momentum, MomentumState, ema
+from jopt.transforms._on_mesh import Distribute, MeshMap, map_on_mesh
 from jopt.transforms._specs import MatrixSpecs, resolve_specs
 from jopt.tree import PyTree
 
@@ -38,6 +41,8 @@ def scale_by_orthogonalization(
     mu_dtype: jax.typing.DTypeLike | None = None,
     nan_policy: Literal["propagate", "zero"] = "propagate",
     momentum: Momentum | None = None,
+    shardings: PyTree | None = None,
+    distribute: Distribute = "stack",
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the momentum of each matrix by a nearly semi-orthogonal matrix.
 
@@ -62,6 +67,23 @@ def scale_by_orthogonalization(
             momentum with `propagate`; with `zero` its update is 0 and its momentum
             stays as it was. The other matrices are untouched either way.
         momentum: a rule to use instead of `ema(beta, nesterov=..., mu_dtype=...)`.
+        shardings: where the parameters lie on a mesh: a tree like them, or a mapping
+            from paths, of `NamedSharding` or of arrays that have one. None leaves it to
+            the compiler, which is slow: it moves matrices for every product.
+        distribute: what is done about it, with the same result.
+
+            - `stack`: the devices of all mesh axes but `replica` share the matrices,
+              each of which goes to one of them and back: two collectives for all
+              matrices of one shape and orientation, and none in between. Matrices
+              travel in bfloat16 if that is the `compute_dtype`.
+            - `gram`: where only the longer side of matrices is spread, they stay, and
+              their Gram matrices are summed over devices, once at the start and at each
+              restart. Sends less where matrices are long or fewer than devices; all
+              devices do the work on small matrices. The others are stacked.
+            - `replicate`: every device gets and maps all matrices. A reference.
+
+            The update may be called under `jit`, with whole arrays, or inside
+            `shard_map` or `pmap` over the axes of the mesh, with shards.
 
     State: `MomentumState`, one array for each parameter.
     Fails: `ShapeError` at init, naming every parameter that cannot be seen as matrices;
@@ -81,6 +103,7 @@ def scale_by_orthogonalization(
         raise ConfigError(
             f"nan_policy must be 'propagate' or 'zero', not {nan_policy!r}"
         )
+    layout = read_layout(shardings)
     rule = momentum or ema(beta, nesterov=nesterov, mu_dtype=mu_dtype)
     engine = partial(
         orthogonalize,
@@ -98,9 +121,23 @@ def scale_by_orthogonalization(
         partial(engine, compute_dtype=jnp.float32 if unset else compute_dtype),
         jax.ShapeDtypeStruct((1, 1, 1), jnp.float32),
     )
+    work = MeshMap(
+        engine,
+        distribute,
+        spread=(lambda x_SMN, names: engine(x_SMN, axis_name=names))
+        if not callable(method) and method in ("auto", "gram")
+        else None,
+        travelling=partial(
+            travelling_dtype,
+            method=method,
+            coeffs=coeffs,
+            steps=steps,
+            compute_dtype=compute_dtype,
+        ),
+    )
 
     def init(params: PyTree) -> MomentumState:
-        resolve_specs(params, matrix_specs)
+        resolve_specs(params, matrix_specs, layout)
         return rule.init(params)
 
     def update(
@@ -110,20 +147,25 @@ def scale_by_orthogonalization(
         **extra_args: object,
     ) -> tuple[PyTree, MomentumState]:
         del params, extra_args
-        specs = resolve_specs(updates, matrix_specs)
+        specs = resolve_specs(updates, matrix_specs, layout)
         direction, new_state = rule.update(updates, state)
         if nan_policy == "zero":
-            sound = map_stacks(_finite_matrices, updates, specs)
+            sound = map_stacks(_finite_matrices, updates, specs, layout)
             direction = _where(sound, direction, None)
             new_state = MomentumState(_where(sound, new_state.mu, state.mu))
-        polar = map_matrices(engine, direction, specs)
+        if layout is None:
+            polar = map_matrices(engine, direction, specs)
+        else:
+            polar = map_on_mesh(work, direction, specs, layout)
         return optax.tree.cast_like(polar, updates), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _finite_matrices(x_SMN: jax.Array) -> jax.Array:
+def _finite_matrices(x_SMN: jax.Array, spread: Spread) -> jax.Array:
     finite_S11 = jnp.all(jnp.isfinite(x_SMN), axis=(1, 2), keepdims=True)
+    if spread.names:
+        finite_S11 = jax.lax.pmin(finite_S11.astype(jnp.int32), spread.names) > 0
     return jnp.broadcast_to(finite_S11, x_SMN.shape)
 
 

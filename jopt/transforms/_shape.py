@@ -12,7 +12,8 @@ import optax
 
 from jopt.errors import check_choice
 from jopt.linalg import normalize
-from jopt.transforms._dispatch import map_stacks
+from jopt.transforms._dispatch import Spread, map_stacks
+from jopt.transforms._layout import read_layout
 from jopt.transforms._specs import MatrixSpecs, resolve_specs
 from jopt.tree import PyTree
 
@@ -59,6 +60,7 @@ def scale_by_shape(
     *,
     kappa: jax.typing.ArrayLike = KAPPA,
     matrix_specs: MatrixSpecs = None,
+    shardings: PyTree | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies each matrix by a factor that depends on its shape.
 
@@ -84,7 +86,9 @@ def scale_by_shape(
         kappa: RMS of the update for `match_rms`; the default, 0.229, is AdamW's for
             gradients without memory, sqrt((1 - b1) / (1 + b1)) at b1 = 0.9. May be
             traced.
-        matrix_specs: as in `scale_by_orthogonalization`. Static.
+        matrix_specs, shardings: as in `scale_by_orthogonalization`. Static. Only inside
+            `shard_map` do shardings matter: shapes and norms are those of whole
+            matrices.
 
     State: none.
     Fails: `ConfigError` for an unknown mode; `ShapeError` at init for parameters that
@@ -101,9 +105,10 @@ def scale_by_shape(
     [[2.0, 2.0, 2.0, 2.0]]
     """
     check_mode(mode)
+    layout = read_layout(shardings)
 
     def init(params: PyTree) -> optax.EmptyState:
-        resolve_specs(params, matrix_specs)
+        resolve_specs(params, matrix_specs, layout)
         return optax.EmptyState()
 
     def update(
@@ -113,20 +118,20 @@ def scale_by_shape(
         **extra_args: object,
     ) -> tuple[PyTree, optax.EmptyState]:
         del params, extra_args
-        specs = resolve_specs(updates, matrix_specs)
-        return map_stacks(
-            partial(_scaled, mode=mode, kappa=kappa), updates, specs
-        ), state
+        scaled = partial(_scaled, mode=mode, kappa=kappa)
+        specs = resolve_specs(updates, matrix_specs, layout)
+        return map_stacks(scaled, updates, specs, layout), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _scaled(
-    x_SMN: jax.Array, *, mode: ShapeMode, kappa: jax.typing.ArrayLike
+    x_SMN: jax.Array, spread: Spread, *, mode: ShapeMode, kappa: jax.typing.ArrayLike
 ) -> jax.Array:
     wide_SMN = x_SMN.astype(jnp.promote_types(x_SMN.dtype, jnp.float32))
-    _, fan_in, fan_out = x_SMN.shape
+    fan_in, fan_out = x_SMN.shape[1] * spread.rows, x_SMN.shape[2] * spread.columns
     factor = shape_scale(mode, fan_in, fan_out, kappa)
     if factor is None:
-        wide_SMN, factor = normalize(wide_SMN), math.sqrt(fan_in * fan_out)
+        wide_SMN = normalize(wide_SMN, axis_name=spread.names or None)
+        factor = math.sqrt(fan_in * fan_out)
     return (wide_SMN * factor).astype(x_SMN.dtype)

@@ -12,6 +12,7 @@ import optax
 
 from jopt.errors import ConfigError, ShapeError, did_you_mean
 from jopt.matrix import MatrixSpec, as_matrix_spec, is_matrix_spec
+from jopt.transforms._layout import Layout
 from jopt.tree import PyTree, named_leaves, path_string, path_words
 
 Shape: TypeAlias = tuple[int, ...]
@@ -218,9 +219,12 @@ def find_spec(
 
 
 def resolve_specs(
-    tree: PyTree, matrix_specs: MatrixSpecs = None
+    tree: PyTree, matrix_specs: MatrixSpecs = None, layout: Layout | None = None
 ) -> dict[str, MatrixSpec]:
     """The matrix view of every leaf, by path; `matrix_specs` as in `read_specs`.
+
+    With a `layout`, inside `shard_map` or `pmap`, leaves are shards, and the views are
+    those of whole parameters.
 
     Fails: `ShapeError`, naming every leaf that has no view, whose view does not fit its
     shape, or that is not floating; `ConfigError` as `declared_specs`.
@@ -228,6 +232,8 @@ def resolve_specs(
     >>> resolve_specs({"w": jnp.zeros((2, 3))})["w"].dims((2, 3))
     (1, 2, 3)
     """
+    if layout is not None:
+        tree = layout.global_shapes(tree)
     declared = declared_specs(tree, matrix_specs)
     specs = {}
     faults = []

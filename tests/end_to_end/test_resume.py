@@ -25,8 +25,14 @@ def unbroken(training):
     return final
 
 
-def test_kill_9_at_a_random_step_and_a_damaged_checkpoint(training, unbroken):
-    training.as_shipped = True
+# With the flags that a user gets every process compiles anew.
+@pytest.mark.parametrize(
+    "as_shipped", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_kill_9_at_a_random_step_and_a_damaged_checkpoint(
+    training, unbroken, as_shipped
+):
+    training.as_shipped = as_shipped
     # Long enough for two checkpoints to be there well before the end.
     own = ("--config.monitor.every_steps=7", "--config.train.steps=200")
     flags = (*STEPS, *SAVES, *own)

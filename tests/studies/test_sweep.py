@@ -176,7 +176,7 @@ def test_a_killed_sweep_goes_on_in_two_processes_and_no_job_runs_twice(sweep, ca
 
 
 def test_a_stopped_sweep_saves_its_jobs_and_resumes_them(sweep):
-    sweep.small["train.steps"] = 5000  # enough for the signal to come in time
+    sweep.small["train.steps"] = 1500  # enough for the signal to come in time
     sweep.write(trials=1, good=(0.01,), bad=(0.01,), seeds=())
     process = sweep.start()
 
@@ -206,7 +206,7 @@ def test_a_stopped_sweep_saves_its_jobs_and_resumes_them(sweep):
 @pytest.mark.slow
 def test_tasks_of_slurm_share_a_sweep_and_one_is_interrupted(sweep):
     """On submitit's executor for one machine, with the signal that Slurm sends."""
-    sweep.small["train.steps"] = 5000  # enough for the signal to come in time
+    sweep.small["train.steps"] = 1500  # enough for the signal to come in time
     sweep.write(trials=1, good=(0.01,), bad=(0.003,), seeds=())
     said = sweep.config.parent / "said"
     with said.open("w") as file:
