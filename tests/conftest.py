@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,9 @@ import pytest
 # A GPU multiplies float32 matrices in TF32 (10 bits) unless told otherwise, and the
 # tolerances in these tests are float32's. A CPU does not look at it.
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
-# Most of a test's time is compilation, and with JAX 0.12 it takes half of it without
-# XLA's optimiser (with 0.10 it takes more, since programs are larger). With
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 the programs are those that users get.
-NEW_JAX = tuple(map(int, version("jax").split(".")[:2])) >= (0, 12)
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1" if NEW_JAX else "0")
+# Most of a test's time is compilation, and without XLA's optimiser it takes half of
+# it. With JAX_DISABLE_MOST_OPTIMIZATIONS=0 the programs are those that users get.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 from jopt.training._platform import cpu_flags
 

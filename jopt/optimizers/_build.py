@@ -53,7 +53,9 @@ def build(
     a rule is the spectral chain on exactly the parameters that the rule takes; with
     `per_head=True` each head of theirs is a matrix of its own, where the model declares
     an axis of heads, and with `per_head=(4, 2, 2)` the blocks of a fused output hold so
-    many. Every learning rate is multiplied by the factor of
+    many. An argument that is a table with `init_value`, `end_value` and
+    `transition_steps` is that `optax.linear_schedule`, such as a warm-up of `beta`.
+    Every learning rate is multiplied by the factor of
     `schedule_from_config(config.train)`. `config.optim.whole_tree.clip` is the largest
     norm of the whole gradient, before the rules. `jopt.skip_nonfinite` wraps all of it
     with `whole_tree.skip_nonfinite`, and `jopt.skip_spikes` with a
@@ -169,8 +171,8 @@ def _warn_clip(rules: list[Rule]) -> None:
 def _shardings(leaves: Mapping[str, Any]) -> dict[str, NamedSharding] | None:
     """Where the parameters lie, if each of them lies on a mesh."""
     found = {path: getattr(leaf, "sharding", None) for path, leaf in leaves.items()}
-    on_mesh = all(isinstance(where, NamedSharding) for where in found.values())
-    return found if found and on_mesh else None
+    on_mesh = {p: at for p, at in found.items() if isinstance(at, NamedSharding)}
+    return on_mesh if on_mesh and len(on_mesh) == len(found) else None
 
 
 def _transform(
@@ -181,9 +183,14 @@ def _transform(
     if peak is not None:
         keywords["learning_rate"] = lambda step: peak * schedule(step)
     known, _ = arguments(rule.entry)
-    keywords |= {name: value for name, value in shared.items() if name in known}
     try:
+        keywords = {name: _scheduled(value) for name, value in keywords.items()}
+        keywords |= {name: value for name, value in shared.items() if name in known}
         return rule.entry.constructor(**keywords)
     except (TypeError, ValueError) as error:
         faults.append(f"optim.rules.{rule.name} ({rule.optimizer}): {error}")
         return optax.identity()
+
+
+def _scheduled(value: Any) -> Any:
+    return optax.linear_schedule(**entries(value)) if hasattr(value, "items") else value

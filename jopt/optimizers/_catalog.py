@@ -13,7 +13,6 @@ from jopt.errors import ConfigError, check_choice, import_name
 from jopt.optimizers._muon import muon_matrices
 from jopt.optimizers._sign import lion, signum
 
-
 # Arguments that a rule cannot set: they follow from the model and the mesh.
 FROM_MODEL = frozenset({"matrix_specs", "shardings"})
 

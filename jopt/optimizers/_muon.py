@@ -25,7 +25,7 @@ from jopt.tree import PyTree
 def muon_matrices(
     learning_rate: optax.ScalarOrSchedule,
     *,
-    beta: jax.typing.ArrayLike = 0.95,
+    beta: optax.ScalarOrSchedule = 0.95,
     nesterov: bool = True,
     steps: int | None = None,
     method: MethodName | Engine = "auto",
@@ -82,7 +82,7 @@ def muon_matrices(
 def muon(
     learning_rate: optax.ScalarOrSchedule,
     *,
-    beta: jax.typing.ArrayLike = 0.95,
+    beta: optax.ScalarOrSchedule = 0.95,
     nesterov: bool = True,
     steps: int | None = None,
     method: MethodName | Engine = "auto",
@@ -111,7 +111,7 @@ def muon(
     Args:
         learning_rate: a number, traced or not, or a schedule. With the default scale,
             one that suits AdamW; with `scale="jordan"`, 0.02 or so.
-        beta: decay of the momentum, in [0, 1). May be traced.
+        beta: decay of the momentum, in [0, 1): a number, traced or not, or a schedule.
         nesterov, steps, method, coeffs, normalization, compute_dtype, precision,
             mu_dtype, nan_policy: as in `scale_by_orthogonalization`.
         scale: mode of `scale_by_shape`.

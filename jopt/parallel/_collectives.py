@@ -7,7 +7,6 @@ import re
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 _KINDS = (
     "all-gather",

@@ -20,9 +20,15 @@ Scalar = jax.typing.ArrayLike
 
 
 class MomentumState(NamedTuple):
-    """The average, shaped like the parameters."""
+    """The average, shaped like the parameters, and what a schedule needs.
+
+    Attributes:
+        mu: the average.
+        step: how many were taken, int32; None where the decay is no schedule.
+    """
 
     mu: PyTree
+    step: jax.Array | None = None
 
 
 class Momentum(NamedTuple):
@@ -38,22 +44,25 @@ class Momentum(NamedTuple):
 
 
 def ema(
-    beta: Scalar,
+    beta: optax.ScalarOrSchedule,
     *,
     nesterov: bool = False,
     mu_dtype: jax.typing.DTypeLike | None = None,
 ) -> Momentum:
     """M <- beta M + (1 - beta) G; direction M, or beta M + (1 - beta) G by Nesterov.
 
+    `beta` may be a schedule: a warm-up from 0.85 to 0.95 over the first 300 steps is
+    `optax.linear_schedule(0.85, 0.95, 300)`.
+
     >>> rule = ema(0.5)
     >>> rule.update(jnp.array([4.0]), rule.init(jnp.array([0.0])))[0].tolist()
     [2.0]
     """
-    return _momentum(beta, 1 - beta, nesterov, mu_dtype)
+    return _momentum(beta, lambda b: 1 - b, nesterov, mu_dtype)
 
 
 def heavy_ball(
-    beta: Scalar,
+    beta: optax.ScalarOrSchedule,
     *,
     nesterov: bool = False,
     mu_dtype: jax.typing.DTypeLike | None = None,
@@ -64,7 +73,7 @@ def heavy_ball(
     >>> rule.update(jnp.array([4.0]), rule.init(jnp.array([0.0])))[0].tolist()
     [4.0]
     """
-    return _momentum(beta, 1, nesterov, mu_dtype)
+    return _momentum(beta, lambda b: 1, nesterov, mu_dtype)
 
 
 def dual_ema(
@@ -88,14 +97,29 @@ def dual_ema(
 
 
 def _momentum(
-    old: Scalar, new: Scalar, nesterov: bool, mu_dtype: jax.typing.DTypeLike | None
+    beta: optax.ScalarOrSchedule,
+    weight: Callable[[Scalar], Scalar],
+    nesterov: bool,
+    mu_dtype: jax.typing.DTypeLike | None,
 ) -> Momentum:
+    """M <- beta M + weight(beta) G."""
+    zeros = _zeros(mu_dtype)
+
+    def init(params: PyTree) -> MomentumState:
+        step = jnp.zeros([], jnp.int32) if callable(beta) else None
+        return zeros(params)._replace(step=step)
+
     def update(grads: PyTree, state: MomentumState) -> tuple[PyTree, MomentumState]:
+        old, step = beta, None
+        if callable(beta):
+            assert state.step is not None
+            old, step = beta(state.step), optax.safe_increment(state.step)
+        new = weight(old)
         average = _blend(grads, state.mu, old, new)
         direction = _blend(grads, average, old, new) if nesterov else average
-        return direction, MomentumState(_stored(average, state.mu))
+        return direction, MomentumState(_stored(average, state.mu), step)
 
-    return Momentum(_zeros(mu_dtype), update)
+    return Momentum(init, update)
 
 
 def _blend(grads: PyTree, mu: PyTree, old: Scalar, new: Scalar) -> PyTree:
@@ -161,7 +185,7 @@ def steepest_descent(
 
 
 def scale_by_momentum(
-    beta: Scalar = 0.95,
+    beta: optax.ScalarOrSchedule = 0.95,
     *,
     nesterov: bool = False,
     form: Literal["ema", "heavy_ball"] = "ema",
@@ -172,7 +196,7 @@ def scale_by_momentum(
     No bias correction: what follows in the spectral and sign families ignores scale.
 
     Args:
-        beta: decay of the average, in [0, 1). May be traced.
+        beta: decay of the average, in [0, 1): a number, traced or not, or a schedule.
         nesterov: looks one step ahead. Static.
         form: `ema` or `heavy_ball`. Static.
         mu_dtype: dtype of the stored average; None is that of the parameter. Static.

@@ -159,11 +159,12 @@ def _pack(
         repeated = tuple(
             name for name in layout.workers if name not in (*taken, *rows, *columns)
         )
-        names = (repeated, rows, columns)
-        cut = Cut(*names, tuple(layout.size(n) for n in names))
+        sizes = layout.size(repeated), layout.size(rows), layout.size(columns)
+        cut = Cut(repeated, rows, columns, sizes)
         spec = specs[path]
         view = MatrixSpec((1,), (2,), split=spec.split, heads=spec.heads)
-        kind = Kind(stack_SMN.shape[1:], str(leaf.dtype), cut, view)
+        _, height, width = stack_SMN.shape
+        kind = Kind((height, width), str(leaf.dtype), cut, view)
         stacks.setdefault(kind, {})[path] = stack_SMN
     return {kind: _stacked(members) for kind, members in stacks.items()}
 

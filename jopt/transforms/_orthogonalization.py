@@ -28,7 +28,7 @@ from jopt.tree import PyTree
 
 
 def scale_by_orthogonalization(
-    beta: jax.typing.ArrayLike = 0.95,
+    beta: optax.ScalarOrSchedule = 0.95,
     *,
     nesterov: bool = True,
     steps: int | None = None,
@@ -53,7 +53,8 @@ def scale_by_orthogonalization(
     call.
 
     Args:
-        beta: decay of the momentum, in [0, 1). May be traced; all others are static.
+        beta: decay of the momentum, in [0, 1): a number, traced or not, or a schedule.
+            All others are static.
         nesterov: looks one step ahead.
         steps, method, coeffs, normalization, compute_dtype, precision: as in
             `jopt.orthogonalize`.
@@ -152,7 +153,7 @@ def scale_by_orthogonalization(
         if nan_policy == "zero":
             sound = map_stacks(_finite_matrices, updates, specs, layout)
             direction = _where(sound, direction, None)
-            new_state = MomentumState(_where(sound, new_state.mu, state.mu))
+            new_state = new_state._replace(mu=_where(sound, new_state.mu, state.mu))
         if layout is None:
             polar = map_matrices(engine, direction, specs)
         else:

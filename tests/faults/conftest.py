@@ -73,6 +73,10 @@ class Run:
         return json.loads((self.path / "status.json").read_text())
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker("faults")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`shard`: parts of a long test, one for each core of the usual machine."""
     if "shard" in metafunc.fixturenames:

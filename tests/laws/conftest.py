@@ -50,6 +50,7 @@ class Case:
         shapes: tree of parameter shapes.
         scale_free: the update does not depend on the scale of the gradients.
         static: arguments for `static_args` of `optax.inject_hyperparams`.
+        slow: much the same as a case that is quicker, and not among the quick tests.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Case:
     shapes: dict[str, Any] = dataclasses.field(default_factory=lambda: MODEL_SHAPES)
     scale_free: bool = False
     static: tuple[str, ...] = ()
+    slow: bool = False
 
     def tx(self, **overrides: Any) -> optax.GradientTransformationExtraArgs:
         made = self.make(**(self.kwargs | overrides))
@@ -151,6 +153,7 @@ CASES = (
         MATRIX_SHAPES,
         scale_free=True,
         static=tuple(ITERATION),
+        slow=True,
     ),
     Case("rules", built, RATE, tuple(RATE), scale_free=True),
     Case("scale_by_sign", jopt.scale_by_sign, scale_free=True),
@@ -184,6 +187,7 @@ CASES = (
         RATE,
         tuple(RATE),
         scale_free=True,
+        slow=True,
     ),
     Case(
         "monitor",
@@ -216,8 +220,12 @@ SUBSETS: dict[str, Callable[[Case], bool]] = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, belongs in SUBSETS.items():
         if name in metafunc.fixturenames:
-            cases = [case for case in CASES if belongs(case)]
-            metafunc.parametrize(name, cases, ids=lambda case: case.name)
+            cases = [
+                pytest.param(case, marks=[pytest.mark.slow] * case.slow, id=case.name)
+                for case in CASES
+                if belongs(case)
+            ]
+            metafunc.parametrize(name, cases)
 
 
 @pytest.fixture(params=["float32", "bfloat16"])

@@ -124,7 +124,17 @@ SAMPLES = {
 }
 
 
-@pytest.fixture(scope="session", params=SAMPLES)
+# What is special about them is in others, too.
+SLOW = {"transformer_swiglu_tied", "transformer_scanned_grouped"}
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name in SAMPLES
+    ],
+)
 def sample(request) -> Sample:
     return SAMPLES[request.param]()
 

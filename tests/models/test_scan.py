@@ -52,10 +52,13 @@ def close(found, expected):
 
 @pytest.fixture(
     params=[
-        {},
-        {"fused_qkv": True, "num_kv_heads": 1, "mlp": "swiglu", "tied_head": True},
+        pytest.param({}, id="plain"),
+        pytest.param(
+            {"fused_qkv": True, "num_kv_heads": 1, "mlp": "swiglu", "tied_head": True},
+            id="fused",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["plain", "fused"],
 )
 def pair(request, lm):
     """The same model with its layers one by one, and in a scan."""

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_dict
 import jopt
 from jopt.matrix import MatrixSpec
 from jopt.optimizers import CATALOG, Entry, build, explain, muon_matrices
+from jopt.transforms import MomentumState
 from jopt.tree import named_leaves, size_bytes
 
 SHAPES = {
@@ -229,6 +230,31 @@ def test_schedule_multiplies_every_rule():
     jax.tree.map(
         lambda s, e: np.testing.assert_allclose(s, e, rtol=1e-6), second, expected
     )
+
+
+def test_a_table_in_a_rule_is_a_linear_schedule():
+    ramp = {"init_value": 0.0, "end_value": 1.0, "transition_steps": 2}
+    c = changed(rules__matrix__beta=ramp, rules__matrix__nesterov=False)
+    optimizer = build(ConfigDict(c), STRUCTS, matrix_specs=SPECS)
+    params = tree(jnp.ones)
+    state = optimizer.tx.init(params)
+    (momentum,) = [
+        node
+        for node in jax.tree.leaves(
+            state, is_leaf=lambda node: isinstance(node, MomentumState)
+        )
+        if isinstance(node, MomentumState)
+    ]
+    assert momentum.step == 0
+    # With a decay of 0 the first direction is the gradient itself.
+    grads = random(0)
+    plain = build(changed(rules__matrix__nesterov=False), STRUCTS, matrix_specs=SPECS)
+    first, _ = optimizer.tx.update(grads, state, params)
+    expected, _ = plain.tx.update(grads, plain.tx.init(params), params)
+    jax.tree.map(np.testing.assert_array_equal, first, expected)
+    del ramp["end_value"]
+    found = faults(changed(rules__matrix__beta=ramp))
+    assert "optim.rules.matrix (muon)" in found and "end_value" in found
 
 
 def test_no_match_lists_paths_and_shapes():

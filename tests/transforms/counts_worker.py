@@ -50,7 +50,21 @@ def main():
         compiled(SIDES["wide"], PLACES["fan-in"], 8, mesh, "stack", "bfloat16")
     )
     rows.append((8, "wide", "half", "stack", [tuple(c) for c in sent]))
-    print(json.dumps(rows))
+    print(json.dumps({"updates": rows, "loop": [tuple(c) for c in looped(mesh)]}))
+
+
+def looped(mesh):
+    """The collectives of a program with one sum in a loop and one after it."""
+
+    def one(x):
+        x = jax.lax.fori_loop(0, 3, lambda _, y: jax.lax.psum(y, "fsdp"), x)
+        return jax.lax.all_gather(x, "fsdp", tiled=True)
+
+    spec = PartitionSpec("fsdp")
+    mapped = jax.shard_map(
+        one, mesh=mesh, in_specs=spec, out_specs=PartitionSpec(), check_vma=False
+    )
+    return collectives(jax.jit(mapped).lower(jnp.zeros((16, 2))).compile())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jopt
@@ -35,6 +36,26 @@ def directions(rule, grads, dtype="float32"):
 def test_two_steps_by_hand(rule, expected, mu):
     # Gradients 2 then 4 from a zero average; every number is exact in binary.
     assert directions(rule, [2.0, 4.0]) == (expected, mu)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_schedule_gives_each_step_its_own_decay(nesterov):
+    schedule = optax.linear_schedule(0.85, 0.95, 300)
+    grads = np.random.default_rng(0).normal(size=302)
+    rule = ema(schedule, nesterov=nesterov)
+    expected, mu = [], 0.0
+    for step, g in enumerate(grads):
+        beta = 0.85 + 0.1 * min(step / 300, 1.0)
+        mu = beta * mu + (1 - beta) * g
+        expected.append(beta * mu + (1 - beta) * g if nesterov else mu)
+    found, last = directions(jax.tree.map(jax.jit, rule), grads)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(last, mu, rtol=1e-4)
+
+
+def test_a_number_needs_no_count():
+    assert ema(0.9).init(jnp.zeros(())).step is None
+    assert ema(optax.constant_schedule(0.9)).init(jnp.zeros(())).step == 0
 
 
 def test_scale_by_momentum_is_the_rule():

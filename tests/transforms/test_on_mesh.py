@@ -47,7 +47,12 @@ def test_every_way_to_distribute_agrees_on_every_mesh(on_devices):
 
 def check_counts(printed):
     """At most two collectives, of the least size where devices divide the leaves."""
-    rows = json.loads(printed)
+    printed = json.loads(printed)
+    assert printed["loop"] == [
+        ["all-reduce", "f32", 2 * 2 * 4, True],
+        ["all-gather", "f32", 16 * 2 * 4, False],
+    ]
+    rows = printed["updates"]
     for leaves, side, place, distribute, sent in rows:
         case = (leaves, side, place, distribute, sent)
         kinds = [kind for kind, *_ in sent]
@@ -130,9 +135,9 @@ def test_workers_of_one_axis_are_repeated_along_the_others():
     assert shares["some"].slots.tolist() == [[0], [EMPTY]]
 
 
-def one_device(spec=PartitionSpec()):
+def one_device():
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
-    return NamedSharding(mesh, spec)
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def test_a_mesh_of_one_device_changes_nothing():
