@@ -3,7 +3,7 @@
   python benchmarks/collectives.py
   python benchmarks/collectives.py --devices=4 --leaves=5 --rows=64 --columns=64
 
-Compiles the update of so many equal matrices, cut along their first axis over simulated
+Compiles the update of so many equal matrices, cut along `--axis` over simulated
 devices, and counts the collectives of the program: how many, and the bytes of their
 results on one device. Nothing is run: devices that share two cores have no speed that
 is worth measuring. The last column divides the bytes by those of the ideal, in which
@@ -109,9 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--leaves", default="3,8,11,16")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--columns", type=int, default=1024)
+    parser.add_argument("--axis", type=int, choices=(0, 1), default=0)
     options = parser.parse_args(argv)
-    if options.rows % options.devices:
-        parser.error(f"--rows={options.rows} is no multiple of the devices")
+    shape = options.rows, options.columns
+    if shape[options.axis] % options.devices:
+        parser.error(f"{shape[options.axis]} is no multiple of {options.devices}")
     # JAX reads it when it starts.
     os.environ["JAX_NUM_CPU_DEVICES"] = str(options.devices)
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -121,8 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jopt.reporting import markdown_table
 
     mesh = make_mesh(fsdp=options.devices)
-    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
-    shape = options.rows, options.columns
+    spec = jax.sharding.PartitionSpec(*[None] * options.axis, "fsdp")
+    where = jax.sharding.NamedSharding(mesh, spec)
     for leaves in map(int, options.leaves.split(",")):
         shapes = {
             f"w{i}": jax.ShapeDtypeStruct(shape, "float32", sharding=where)
