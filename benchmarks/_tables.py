@@ -34,6 +34,15 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
     return Ratio(medians, min(by_round), max(by_round))
 
 
+def percent(found: Ratio) -> str:
+    """A ratio with the third digit, where bounds are of a few percent.
+
+    >>> percent(ratio([1.0], [4.0]))
+    '0.250 (0.250-0.250)'
+    """
+    return f"{found.medians:.3f} ({found.low:.3f}-{found.high:.3f})"
+
+
 def milliseconds(secs: Sequence[float]) -> str:
     """Median and smallest of some timings.
 

@@ -57,6 +57,9 @@ FORMS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "optax adamw": lambda: optax.adamw(RATE),
     "jopt muon": jopt_muon,
     "jopt muon, float32": lambda: jopt_muon(compute_dtype="float32"),
+    "jopt muon, fast3, float32": lambda: jopt_muon(
+        coeffs="polar_express_fast3", compute_dtype="float32"
+    ),
     "jopt muon, you5": lambda: jopt_muon(coeffs="you5"),
     "jopt muon, you5, float32": lambda: jopt_muon(
         coeffs="you5", compute_dtype="float32"

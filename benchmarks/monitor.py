@@ -34,7 +34,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from _tables import Ratio, milliseconds, ratio
+from _tables import milliseconds, percent, ratio
 from _workers import use_cores
 from train_step import Timing, busy_machine
 
@@ -115,15 +115,6 @@ def rows(optimizer: str, timings: dict[str, Timing]) -> list[list[str]]:
             ]
         )
     return table
-
-
-def percent(found: Ratio) -> str:
-    """A ratio with the third digit, since the bound is a few percent.
-
-    >>> percent(ratio([1.01], [1.0]))
-    '1.010 (1.010-1.010)'
-    """
-    return f"{found.medians:.3f} ({found.low:.3f}-{found.high:.3f})"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -63,6 +63,8 @@ FORMS: dict[str, Form] = {
     "optax, dion": optax_form(ns_coeffs="dion"),
     "auto": jopt_form(compute_dtype="bfloat16"),
     "auto, float32": jopt_form(compute_dtype="float32"),
+    "fast3": jopt_form(coeffs="polar_express_fast3", compute_dtype="bfloat16"),
+    "fast3, float32": jopt_form(coeffs="polar_express_fast3", compute_dtype="float32"),
     "auto, newton_schulz": jopt_form(method="newton_schulz", compute_dtype="bfloat16"),
     "jordan": jopt_form(coeffs="jordan", compute_dtype="bfloat16"),
     "you5": jopt_form(coeffs="you5", compute_dtype="bfloat16"),

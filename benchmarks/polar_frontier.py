@@ -6,10 +6,10 @@
 Each setting orthogonalises the classes of matrices of `polar_accuracy.py`, one by one,
 and is timed on eight Gaussian ones at once, processor time of one pinned thread,
 settings in turns, medians of the rounds. The table has the time of the square (1:1)
-and the wide (1:4) ones and the distance ||O - U V^T||_F / sqrt(M) for each class; the last column
-names, for each setting of Optax, a setting of jopt that is as fast or faster for both
-shapes and as close or closer on every class but `low rank` (whose noise directions a
-more accurate iteration lifts more). `-` in that column: there is none.
+and the wide (1:4) ones and the distance ||O - U V^T||_F / sqrt(M) for each class. The
+last column names, for each setting of Optax, a setting of jopt that is as fast or
+faster for both shapes and as close or closer on every class but `low rank` (whose noise
+directions a more accurate iteration lifts more), or `-` if there is none.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ HALF, SINGLE = {"compute_dtype": "bfloat16"}, {"compute_dtype": "float32"}
 JOPT: dict[str, Form] = {
     "auto": jopt_form(**HALF),
     "auto, float32": jopt_form(**SINGLE),
+    "fast3": jopt_form(coeffs="polar_express_fast3", **HALF),
+    "fast3, float32": jopt_form(coeffs="polar_express_fast3", **SINGLE),
     "jordan": jopt_form(coeffs="jordan", **HALF),
     "you5": jopt_form(coeffs="you5", **HALF),
     "you5, schatten8": jopt_form(coeffs="you5", normalization="schatten8", **HALF),

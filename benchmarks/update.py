@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from _tables import Ratio, milliseconds, ratio
+from _tables import milliseconds, percent, ratio
 from _update_trees import WIDTHS
 from _workers import Worker
 from monitor import turned
@@ -79,15 +79,6 @@ def rows(
         ]
         for form, secs in timings.items()
     ]
-
-
-def percent(found: Ratio) -> str:
-    """A ratio with three digits.
-
-    >>> percent(ratio([1.0], [4.0]))
-    '0.250 (0.250-0.250)'
-    """
-    return f"{found.medians:.3f} ({found.low:.3f}-{found.high:.3f})"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

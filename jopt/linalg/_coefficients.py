@@ -115,7 +115,13 @@ CANS: Stages = (
     (1.8750008858359646, -1.2500009842448887, 0.37500009840925475),
     (1.8749999990979316, -1.2499999981958632, 0.3749999990979316),
 )
-# polar_express_coefficients(4, lower=0.005, cushion=0, safety=1.01); a test compares.
+# polar_express_coefficients(steps, lower=..., cushion=0, safety=1.01), with lower 0.015
+# for three stages and 0.005 for four; a test compares.
+POLAR_EXPRESS_FAST3: Stages = (
+    (7.819460286287474, -22.176989636404183, 16.01595720972833),
+    (3.3797076697847444, -2.483748325884334, 0.4928992458625433),
+    (2.3982729049954505, -1.7552000776779326, 0.4281780275656384),
+)
 POLAR_EXPRESS_FAST4: Stages = (
     (8.216538110334183, -23.71200081162463, 17.21230371808287),
     (3.879551334921364, -2.837366064971095, 0.5323214238293997),
@@ -149,6 +155,13 @@ PRESETS: dict[str, Preset] = {
         steps=8,
         beyond="repeat",
         margin=1.01,
+    ),
+    "polar_express_fast3": Preset(
+        POLAR_EXPRESS_FAST3,
+        steps=3,
+        beyond="refuse",
+        margin=1.01,
+        normalization="schatten16",
     ),
     "polar_express_fast4": Preset(
         POLAR_EXPRESS_FAST4,
@@ -194,8 +207,8 @@ def resolve_coefficients(
     Dion, arXiv 2504.05295 (code): `you5`; Amsel et al. 2025, arXiv 2505.16932:
     `polar_express`; Grishina et al. 2025, arXiv 2506.10935: `cans`; Boissin et al.
     2025, Turbo-Muon, arXiv 2512.04632: `aol4`; DeepSeek-V4 report 2026: `hybrid10`;
-    arXiv 2606.00371 (2026): `cubic5`. `polar_express_fast4` is ours, by the generator
-    of Amsel et al.
+    arXiv 2606.00371 (2026): `cubic5`. `polar_express_fast3` and `polar_express_fast4`
+    are ours, by the generator of Amsel et al.
 
     >>> schedule = resolve_coefficients("polar_express", 2)
     >>> len(schedule.stages), schedule.margin, schedule.normalization

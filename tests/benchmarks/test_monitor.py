@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
-
-
-def test_examples(watching):
-    result = doctest.testmod(watching)
-    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("flag", ["--rounds=0", "--threads=3", "--optimizer=sgd"])

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 
 from jopt.linalg import polynomial_value, reference
-
-
-def test_examples(update):
-    result = doctest.testmod(update)
-    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("flag", ["--rounds=0", "--threads=3", "--tree=d128"])

@@ -149,6 +149,7 @@ def test_own_number_of_steps_and_required_normalisation():
     counts = {name: len(resolve_coefficients(name).stages) for name in PRESETS}
     others = {
         "polar_express": 8,
+        "polar_express_fast3": 3,
         "polar_express_fast4": 4,
         "hybrid10": 10,
         "aol4": 4,
@@ -157,16 +158,17 @@ def test_own_number_of_steps_and_required_normalisation():
     made_for = {name: resolve_coefficients(name).normalization for name in PRESETS}
     assert made_for == dict.fromkeys(PRESETS, "frobenius") | {
         "aol4": "aol",
+        "polar_express_fast3": "schatten16",
         "polar_express_fast4": "schatten8",
     }
     assert [n for n in PRESETS if resolve_coefficients(n).only] == ["aol4"]
 
 
-def test_the_default_list_is_the_generator_s():
-    listed = polar_express_coefficients(4, lower=0.005, cushion=0.0, safety=1.01)
-    np.testing.assert_allclose(
-        PRESETS["polar_express_fast4"].stages, listed, rtol=1e-10
-    )
+@pytest.mark.parametrize(("steps", "lower"), [(3, 0.015), (4, 0.005)])
+def test_our_own_lists_are_the_generator_s(steps, lower):
+    listed = polar_express_coefficients(steps, lower=lower, cushion=0.0, safety=1.01)
+    own = PRESETS[f"polar_express_fast{steps}"].stages
+    np.testing.assert_allclose(own, listed, rtol=1e-10)
 
 
 def test_auto_changes_list_before_cycling_would_undo_the_work():
