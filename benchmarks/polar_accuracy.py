@@ -10,6 +10,7 @@ factor in float64, and after the stroke the largest singular value of O:
   cond 1e2  singular values from 1 to 1e-2, evenly on a logarithmic scale; 1e4, 1e6 too
   power     the k-th singular value is 1 / k
   low rank  an eighth of the singular values 1, the others 1e-6
+  spiked    one singular value ten times as large as those of a Gaussian matrix
 
 as square matrices (1:1) and as ones four times as wide (1:4).
 """
@@ -98,6 +99,10 @@ def classes(size: int) -> dict[str, np.ndarray]:
     for aspect in (1, 4):
         shape = size, aspect * size
         found[f"gauss 1:{aspect}"] = rng.standard_normal(shape)
+        u, v = (rng.standard_normal(n) for n in shape)
+        spike = np.outer(u / np.linalg.norm(u), v / np.linalg.norm(v))
+        noise = rng.standard_normal(shape) / np.sqrt(shape[1])
+        found[f"spiked 1:{aspect}"] = noise + 10 * spike
         for kind, s in spectra(size).items():
             x = rng.standard_normal(shape)
             found[f"{kind} 1:{aspect}"] = reference.singular_value_map(

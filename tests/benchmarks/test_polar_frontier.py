@@ -18,7 +18,7 @@ def test_every_setting_has_times_and_distances(on_devices):
         if len(cells) > 4 and "---" not in cells[1]
     }
     head = rows.pop("setting")
-    assert head[:2] == ["ms 1:1", "ms 1:4"] and len(head) == 2 + 12 + 1
+    assert head[:2] == ["ms 1:1", "ms 1:4"] and len(head) == 2 + 14 + 1
     gauss = head.index("gauss 1:4")
     errors = {name: float(cells[gauss]) for name, cells in rows.items()}
     assert errors["hybrid10, float32"] < errors["you5"] < errors["optax, 3 steps"]

@@ -159,6 +159,11 @@ CASES = (
     Case("scale_by_sign", jopt.scale_by_sign, scale_free=True),
     Case("scale_by_momentum", jopt.scale_by_momentum, {"beta": 0.9}, ("beta",)),
     Case(
+        "momentum_by_schedule",
+        jopt.scale_by_momentum,
+        {"beta": optax.linear_schedule(0.85, 0.95, 300)},
+    ),
+    Case(
         "scale_by_orthogonalization",
         jopt.scale_by_orthogonalization,
         MATRIX | {"beta": 0.9},

@@ -137,6 +137,42 @@ def test_the_default_is_closer_to_the_polar_factor_than_optax(name):
         assert distance < 0.95 * OPTAX.get(name, np.inf)
 
 
+def spikes(rng, count, rows):
+    """Singular values: a few large ones, the others around a level far below."""
+    number = rng.integers(1, 8, (count, 1))
+    level = 10 ** rng.uniform(-2.5, -0.3, (count, 1))
+    others = level * rng.uniform(0.3, 1.7, (count, rows))
+    large = 10 ** rng.uniform(-0.3, 0, (count, rows))
+    return np.where(np.arange(rows) < number, large, others)
+
+
+def clusters(rng, count, rows):
+    """Singular values around six levels."""
+    levels = 10 ** rng.uniform(-3, 0, (count, 6))
+    which = rng.integers(0, 6, (count, rows))
+    spread = 10 ** rng.uniform(-0.1, 0.1, (count, rows))
+    return np.take_along_axis(levels, which, axis=1) * spread
+
+
+@pytest.mark.parametrize(
+    ("coeffs", "largest"), [("auto", 1.15), ("polar_express_fast3", 1.25)]
+)
+@pytest.mark.parametrize("values", [spikes, clusters])
+@pytest.mark.parametrize("columns", [64, 256])
+def test_no_spectrum_makes_bfloat16_overshoot(coeffs, largest, values, columns):
+    """Among hundreds, since it takes a special one: gradients have them."""
+    rng = np.random.default_rng(0)
+    s = values(rng, 300, 64)
+    u = np.linalg.qr(rng.standard_normal((300, 64, 64)))[0]
+    v = np.linalg.qr(rng.standard_normal((300, columns, 64)))[0]
+    x = jnp.asarray((u * s[:, None, :]) @ v.transpose(0, 2, 1), jnp.float32)
+    program = jax.jit(
+        functools.partial(jopt.orthogonalize, coeffs=coeffs, compute_dtype="bfloat16")
+    )
+    found = np.asarray(program(x), np.float64)
+    assert np.linalg.norm(found, 2, axis=(1, 2)).max() < largest
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_three_stages_are_as_close_as_optax_where_its_distance_is_known(name):
     program = jax.jit(
