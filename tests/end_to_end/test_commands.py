@@ -207,4 +207,4 @@ def test_micro_learns(config, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     status = json.loads((tmp_path / config / "status.json").read_text())
-    assert status["result"]["eval/bits_per_byte"] < 2.6
+    assert status["result"]["eval/bits_per_byte"] < 2.7
