@@ -9,6 +9,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks/collectives.py"
 
 
+@pytest.mark.slow
 @pytest.mark.devices
 def test_counts_of_a_small_update(on_devices):
     printed = on_devices(4, SCRIPT, "--devices=4", "--leaves=4", "--rows=8")

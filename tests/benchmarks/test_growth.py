@@ -9,6 +9,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks/growth.py"
 
 
+@pytest.mark.slow
 @pytest.mark.devices
 def test_three_tables_of_small_sizes(on_devices):
     sizes = ("--widths=8,16", "--depths=1,2", "--devices=1,2", "--rounds=1")

@@ -10,6 +10,7 @@ WORKER = Path(__file__).with_name("restore_worker.py")
 pytestmark = pytest.mark.devices
 
 
+@pytest.mark.faults
 def test_4_to_2_to_1_to_4_devices(tmp_path, on_devices):
     meshes = ((1, 4), (1, 2), (1, 1), (2, 2))
     found = []

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.faults
+
 STEPS = ("--config.train.steps=60", "--config.train.log_every_steps=1")
 SAVES = ("--config.checkpoint.every_steps=10",)
 

@@ -129,7 +129,7 @@ ITERATION = {"steps": 2, "compute_dtype": "float32"}
 MATRIX = {"matrix_specs": MATRIX_SPECS} | ITERATION
 
 CASES = (
-    Case("adamw", optax.adamw, RATE | {"b1": 0.9}, (*RATE, "b1")),
+    Case("adamw", optax.adamw, RATE | {"b1": 0.9}, (*RATE, "b1"), slow=True),
     Case("signum", jopt.signum, RATE | {"b1": 0.9}, (*RATE, "b1"), scale_free=True),
     Case(
         "lion",

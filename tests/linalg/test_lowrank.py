@@ -34,9 +34,11 @@ def from_rank(x, q, iters):
     return lowrank(x, q, iters=iters, key=KEY)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("complex64", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("shape", [(2, 12, 20), (2, 20, 12)], ids=str)
-@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("rank", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_it_converges_to_the_leading_directions(shape, rank, dtype, draw):
     x = with_gap(draw, *shape, rank=rank, dtype=dtype)
     found, basis = from_rank(jnp.asarray(x), rank, 60)

@@ -125,7 +125,12 @@ SAMPLES = {
 
 
 # What is special about them is in others, too.
-SLOW = {"transformer_swiglu_tied", "transformer_scanned_grouped"}
+SLOW = {
+    "transformer_swiglu_tied",
+    "transformer_grouped_fused",
+    "transformer_scanned_grouped",
+    "transformer_bfloat16",
+}
 
 
 @pytest.fixture(

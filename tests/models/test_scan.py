@@ -169,6 +169,7 @@ def test_a_fused_kernel_is_its_parts_side_by_side(lm, shake, kv_heads):
     assert widths == ([24, 24, 24] if kv_heads == 0 else [24, 12, 12])
 
 
+@pytest.mark.slow
 def test_shared_keys_and_values_are_copies_for_each_query(lm, shake):
     """2 heads of keys for 4 of queries: 0 and 1 read the first, 2 and 3 the second."""
     heads = {"num_heads": 4, "embed_dim": 32}

@@ -111,6 +111,7 @@ def sweep(tmp_path, text, sharing):
     return Sweep(tmp_path, text, sharing)
 
 
+@pytest.mark.faults
 def test_a_killed_sweep_goes_on_in_two_processes_and_no_job_runs_twice(sweep, capsys):
     # Both trials of the second arm are one and the same run.
     sweep.write(trials=2, good=(0.01, 0.003), bad=(1e30, 1e30), seeds=(1,))
@@ -175,6 +176,7 @@ def test_a_killed_sweep_goes_on_in_two_processes_and_no_job_runs_twice(sweep, ca
     assert sweep.starts() == starts
 
 
+@pytest.mark.faults
 def test_a_stopped_sweep_saves_its_jobs_and_resumes_them(sweep):
     sweep.small["train.steps"] = 1500  # enough for the signal to come in time
     sweep.write(trials=1, good=(0.01,), bad=(0.01,), seeds=())

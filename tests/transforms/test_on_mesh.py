@@ -81,12 +81,6 @@ def check_counts(printed):
     return len(rows)
 
 
-@pytest.mark.devices
-def test_two_collectives_and_none_in_between(on_devices):
-    script = Path(__file__).with_name("counts_worker.py")
-    assert check_counts(on_devices(8, script, 11, **FAST)) == 19
-
-
 @pytest.mark.slow
 @pytest.mark.devices
 def test_counts_for_many_numbers_of_leaves(on_devices):
