@@ -81,8 +81,9 @@ def orthogonalize(
         matrix_spec: views `x` as matrices; each of them is orthogonalised alone.
         axis_name: mesh axes, inside `shard_map` or `pmap`, over which the last axis of
             `x` is spread. It has to be the longer side of the matrices; `method` is
-            `gram` or `auto`, and two all-reduces of M x M matrices, with the default
-            list, are all that is sent.
+            `gram` or `auto`, and an all-reduce of M x M matrices at the start and at
+            each restart (two or one with the default list) is all that is sent, beside
+            that of the scale.
 
     All arguments but `x` are static.
 
