@@ -19,27 +19,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 COUNTER = """
 import json, sys
 import jax, jopt
 from jax.sharding import NamedSharding, PartitionSpec
-from jopt.parallel import collectives, make_mesh
+from jopt.parallel import make_mesh
 
-devices, layers, width = map(int, sys.argv[1:])
-mesh = make_mesh(fsdp=devices)
-where = NamedSharding(mesh, PartitionSpec("fsdp"))
+sys.path.insert(0, sys.argv[1])
+import collectives
+
+devices, layers, width = map(int, sys.argv[2:])
+where = NamedSharding(make_mesh(fsdp=devices), PartitionSpec("fsdp"))
 shapes = {
     f"w{i}": jax.ShapeDtypeStruct((width, width), "float32", sharding=where)
     for i in range(layers)
 }
-tx = jopt.scale_by_orthogonalization(shardings=shapes, compute_dtype="float32")
-state = jax.eval_shape(tx.init, shapes)
-places = jax.tree.map(lambda leaf: where, (shapes, state))
-step = jax.jit(tx.update, in_shardings=places, out_shardings=places)
-program = step.lower(shapes, state).compile()
-sizes = [c.size for c in collectives(program)]
+make = collectives.transformations()["stack"]
+program = collectives.compiled(make, shapes)
+sizes = [c.size for c in jopt.parallel.collectives(program)]
 print(json.dumps([program.cost_analysis()["flops"], len(sizes), sum(sizes)]))
 """
 
@@ -97,7 +97,8 @@ def counted(devices: int, layers: int, width: int) -> list[str]:
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_PLATFORMS": "cpu",
     }
-    arguments = [str(value) for value in (devices, layers, width)]
+    folder = Path(__file__).parent
+    arguments = [str(value) for value in (folder, devices, layers, width)]
     done = subprocess.run(
         [sys.executable, "-c", COUNTER, *arguments],
         env=env,

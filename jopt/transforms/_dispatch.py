@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from jopt.transforms._layout import Layout, Names
 from jopt.tree import PyTree, named_leaves, path_string
 
 # S stacked matrices; M, N rows and columns.
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def map_matrices(
@@ -92,14 +94,23 @@ def join_matrices(tree: PyTree, specs: Mapping[str, MatrixSpec]) -> list[Group]:
             wide_SMN = stack.swapaxes(1, 2) if _tall(stack.shape) else stack
             key = (wide_SMN.shape[1:], wide_SMN.dtype)
             groups.setdefault(key, {})[path, index] = wide_SMN
-    joined = []
-    for stacks in groups.values():
-        ends = list(itertools.accumulate(len(stack) for stack in stacks.values()))
-        rows = map(slice, [0, *ends], ends)
-        several = list(stacks.values())
-        joined_SMN = several[0] if len(several) == 1 else jnp.concatenate(several)
-        joined.append(Group(joined_SMN, dict(zip(stacks, rows, strict=False))))
-    return joined
+    return [Group(*join_stacks(stacks)) for stacks in groups.values()]
+
+
+def join_stacks(
+    stacks: Mapping[Key, jax.Array],
+) -> tuple[jax.Array, dict[Key, slice]]:
+    """Stacks of one shape along S, and the rows of each; one alone is not copied.
+
+    >>> joined, rows = join_stacks({"a": jnp.ones((2, 1, 1)), "b": jnp.ones((1, 1, 1))})
+    >>> joined.shape, rows
+    ((3, 1, 1), {'a': slice(0, 2, None), 'b': slice(2, 3, None)})
+    """
+    ends = list(itertools.accumulate(len(stack) for stack in stacks.values()))
+    rows = map(slice, [0, *ends], ends)
+    several = list(stacks.values())
+    joined = several[0] if len(several) == 1 else jnp.concatenate(several)
+    return joined, dict(zip(stacks, rows, strict=False))
 
 
 def _tall(block: tuple[int, ...]) -> bool:

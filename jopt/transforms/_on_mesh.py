@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jopt.errors import ConfigError, check_choice
 from jopt.matrix import MatrixSpec, assemble, matrices
 from jopt.transforms._balance import Load, Share, share_out
-from jopt.transforms._dispatch import map_matrices
+from jopt.transforms._dispatch import join_stacks, map_matrices
 from jopt.transforms._exchange import (
     Cut,
     gather_all,
@@ -166,16 +166,7 @@ def _pack(
         _, height, width = stack_SMN.shape
         kind = Kind((height, width), str(leaf.dtype), cut, view)
         stacks.setdefault(kind, {})[path] = stack_SMN
-    return {kind: _stacked(members) for kind, members in stacks.items()}
-
-
-def _stacked(stacks: Mapping[str, jax.Array]) -> Parcel:
-    members, end = {}, 0
-    for path, stack in stacks.items():
-        members[path] = slice(end, end := end + len(stack))
-    several = list(stacks.values())
-    joined = several[0] if len(several) == 1 else jnp.concatenate(several)
-    return Parcel(joined, members)
+    return {kind: Parcel(*join_stacks(members)) for kind, members in stacks.items()}
 
 
 def _shared(
@@ -201,8 +192,7 @@ def _shared(
             parts.append(_if_occupied(work.fn, kind, share, x_KMN[share.full :]))
         mapped_KMN = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
         slots_SMN = give_back(mapped_KMN, kind.cut)
-        in_order = share.is_even
-        results[kind] = slots_SMN if in_order else slots_SMN[share.positions]
+        results[kind] = slots_SMN if share.is_even else slots_SMN[share.positions]
     return results
 
 

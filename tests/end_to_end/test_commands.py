@@ -190,8 +190,10 @@ def test_doctor_passes_from_anywhere(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["muon_lm", "signum_lm", "adamw_lm"])
-def test_micro_learns(config, tmp_path):
+@pytest.mark.parametrize(
+    ("config", "bound"), [("muon_lm", 2.6), ("signum_lm", 2.65), ("adamw_lm", 2.6)]
+)
+def test_micro_learns(config, bound, tmp_path):
     """Each config's header promises more; this bound only catches what is broken."""
     done = subprocess.run(
         [
@@ -207,4 +209,4 @@ def test_micro_learns(config, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     status = json.loads((tmp_path / config / "status.json").read_text())
-    assert status["result"]["eval/bits_per_byte"] < 2.7
+    assert status["result"]["eval/bits_per_byte"] < bound
