@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from _tables import taking_turns
 
 COUNTER = """
 import json, sys
@@ -42,21 +42,6 @@ program = collectives.compiled(make, shapes)
 sizes = [c.size for c in jopt.parallel.collectives(program)]
 print(json.dumps([program.cost_analysis()["flops"], len(sizes), sum(sizes)]))
 """
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    """Wall-clock time of one call."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
-def paired(sides: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median time of each side, which take turns; the first call is not counted."""
-    for run in sides:
-        run()
-    found = [[seconds(run) for run in sides] for _ in range(rounds)]
-    return [statistics.median(times) for times in zip(*found, strict=True)]
 
 
 def updates(shape: tuple[int, int], count: int) -> list[Callable[[], Any]]:
@@ -86,7 +71,7 @@ def updates(shape: tuple[int, int], count: int) -> list[Callable[[], Any]]:
 
 def timed(name: str, shape: tuple[int, int], count: int, rounds: int) -> list[str]:
     """A row: name, both times in ms, their ratio."""
-    own, peer = paired(updates(shape, count), rounds)
+    own, peer = taking_turns(updates(shape, count), rounds)
     return [name, f"{1e3 * own:.1f}", f"{1e3 * peer:.1f}", f"{own / peer:.2f}"]
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _tables import taking_turns
 from polar_accuracy import Form, classes, jopt_form, optax_form
 
 from jopt.linalg import reference
@@ -75,19 +75,6 @@ def distances(form: Form, matrices: Mapping[str, np.ndarray]) -> dict[str, float
     return found
 
 
-def seconds(sides: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Median processor time of each side; they take turns after one call each."""
-    for run in sides:
-        run()
-    taken: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds):
-        for times, run in zip(taken, sides, strict=True):
-            began = time.process_time()
-            run()
-            times.append(time.process_time() - began)
-    return [statistics.median(times) for times in taken]
-
-
 def measured(size: int, rounds: int) -> dict[str, Point]:
     """Every setting, on all classes and both shapes."""
     matrices = classes(size)
@@ -105,7 +92,8 @@ def measured(size: int, rounds: int) -> dict[str, Point]:
             program = jax.jit(call)
             return lambda: jax.block_until_ready(program(x))
 
-        times.append(seconds([ready(form) for form in forms.values()], rounds))
+        sides = [ready(form) for form in forms.values()]
+        times.append(taking_turns(sides, rounds, time.process_time))
     return {
         name: Point(by_shape, distances(form, matrices))
         for (name, form), by_shape in zip(
