@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -121,48 +121,74 @@ class Spread(NamedTuple):
     """How the matrices of a stack are spread, where one device has a part of each.
 
     Attributes:
-        names: the mesh axes, none where matrices are whole.
+        row_names, column_names: the mesh axes over which rows, and columns, are cut;
+            none where matrices are whole.
         rows, columns: how many devices share the rows, and the columns.
     """
 
-    names: Names = ()
+    row_names: Names = ()
+    column_names: Names = ()
     rows: int = 1
     columns: int = 1
 
+    @property
+    def names(self) -> Names:
+        """All mesh axes over which a matrix is cut."""
+        return self.row_names + self.column_names
+
+    def sum(self, x: jax.Array) -> jax.Array:
+        """The sum over all devices that share the matrices."""
+        return jax.lax.psum(x, self.names) if self.names else x
+
+    def max(self, x: jax.Array) -> jax.Array:
+        """The maximum over all devices that share the matrices."""
+        return jax.lax.pmax(x, self.names) if self.names else x
+
 
 def map_stacks(
-    fn: Callable[[jax.Array, Spread], jax.Array],
-    tree: PyTree,
+    fn: Callable[..., jax.Array],
     specs: Mapping[str, MatrixSpec],
-    layout: Layout | None = None,
+    layout: Layout | None,
+    tree: PyTree,
+    *rest: PyTree,
 ) -> PyTree:
     """Applies `fn` to the stacks (S, fan-in, fan-out) of each leaf, leaf by leaf.
 
     For cheap maps that need the orientation, and where joining would only add copies.
 
     Args:
-        fn: gets a stack, and how its matrices are spread.
-        specs: of whole parameters.
+        fn: gets how matrices are spread, then a stack of each tree; gives a stack.
+        specs: of whole parameters. A leaf without one is seen as one row.
         layout: where the parameters lie, if they lie on a mesh. Only inside `shard_map`
             and `pmap` are stacks anything but whole.
+        tree, rest: alike; a leaf that is None in `tree` stays None.
 
     Fails: `ConfigError` inside `shard_map` for a fused parameter that is cut.
 
     >>> specs = {"w": MatrixSpec((0,), (1,))}
-    >>> fn = lambda x_SMN, spread: -x_SMN
-    >>> map_stacks(fn, {"w": jnp.ones((1, 2))}, specs)["w"].tolist()
+    >>> fn = lambda spread, x_SMN: -x_SMN
+    >>> map_stacks(fn, specs, None, {"w": jnp.ones((1, 2))})["w"].tolist()
     [[-1.0, -1.0]]
     """
     bound = layout if layout is not None and layout.is_bound() else None
 
-    def one(key_path: tuple, leaf: jax.Array) -> jax.Array:
+    def one(key_path: tuple, leaf: jax.Array | None, *others: jax.Array) -> Any:
+        if leaf is None:
+            return None
         path = path_string(key_path)
+        leaves = (leaf, *others)
+        if path not in specs:
+            names = () if bound is None else bound.names(path, range(leaf.ndim))
+            row = Spread((), names, 1, 1 if bound is None else bound.size(names))
+            return fn(row, *(x.reshape(1, 1, -1) for x in leaves)).reshape(leaf.shape)
         spec = specs[path]
         spread = Spread() if bound is None else _spread(bound, path, spec, leaf.ndim)
-        mapped = [fn(stack, spread) for stack in matrices(leaf, spec)]
-        return assemble(mapped, spec, leaf.shape)
+        stacks = zip(*(matrices(x, spec) for x in leaves), strict=True)
+        return assemble([fn(spread, *each) for each in stacks], spec, leaf.shape)
 
-    return jax.tree_util.tree_map_with_path(one, tree)
+    return jax.tree_util.tree_map_with_path(
+        one, tree, *rest, is_leaf=lambda x: x is None
+    )
 
 
 def _spread(layout: Layout, path: str, spec: MatrixSpec, ndim: int) -> Spread:
@@ -174,4 +200,4 @@ def _spread(layout: Layout, path: str, spec: MatrixSpec, ndim: int) -> Spread:
             f"axes {columns}, so that one device has parts of some of them; update "
             "under jit, or do not cut its output axis"
         )
-    return Spread(rows + columns, layout.size(rows), layout.size(columns))
+    return Spread(rows, columns, layout.size(rows), layout.size(columns))

@@ -35,12 +35,12 @@ class Momentum(NamedTuple):
     """A momentum rule, to be followed by a geometry (`steepest_descent`).
 
     Attributes:
-        init: parameters -> state.
+        init: parameters -> state, a named tuple such as `MomentumState`.
         update: (gradients, state) -> (direction in float32 or wider, state).
     """
 
-    init: Callable[[PyTree], MomentumState]
-    update: Callable[[PyTree, MomentumState], tuple[PyTree, MomentumState]]
+    init: Callable[[PyTree], Any]
+    update: Callable[[PyTree, Any], tuple[PyTree, Any]]
 
 
 def ema(
@@ -173,10 +173,10 @@ def steepest_descent(
 
     def update(
         updates: PyTree,
-        state: MomentumState,
+        state: Any,
         params: PyTree = None,
         **extra_args: object,
-    ) -> tuple[PyTree, MomentumState]:
+    ) -> tuple[PyTree, Any]:
         del params, extra_args
         direction, state = momentum.update(updates, state)
         return optax.tree.cast_like(geometry(direction), updates), state

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, Literal
+from typing import get_args
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from jopt.errors import ConfigError
-from jopt.linalg import (
-    Coefficients,
-    Engine,
-    MethodName,
-    Normalization,
-    is_auto,
-    orthogonalize,
-    travelling_dtype,
-)
-from jopt.transforms._dispatch import Spread, map_matrices, map_stacks
-from jopt.transforms._layout import read_layout
-from jopt.transforms._momentum import Momentum, MomentumState, ema
-from jopt.transforms._on_mesh import Distribute, MeshMap, map_on_mesh
-from jopt.transforms._specs import MatrixSpecs, resolve_specs
+from jopt.errors import check_choice
+from jopt.linalg import Coefficients, Engine, MethodName, Normalization
+from jopt.transforms._momentum import Momentum, ema, steepest_descent
+from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
+from jopt.transforms._on_mesh import Distribute
+from jopt.transforms._polar import checked, polar_map
+from jopt.transforms._specs import MatrixSpecs
 from jopt.tree import PyTree
 
 
@@ -39,7 +29,7 @@ def scale_by_orthogonalization(
     precision: jax.lax.PrecisionLike = None,
     matrix_specs: MatrixSpecs = None,
     mu_dtype: jax.typing.DTypeLike | None = None,
-    nan_policy: Literal["propagate", "zero"] = "propagate",
+    nan_policy: NanPolicy = "propagate",
     momentum: Momentum | None = None,
     shardings: PyTree | None = None,
     distribute: Distribute = "stack",
@@ -100,81 +90,19 @@ def scale_by_orthogonalization(
     >>> tx.update(grads, tx.init(params))[0]["w"].round(1).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    if nan_policy not in ("propagate", "zero"):
-        raise ConfigError(
-            f"nan_policy must be 'propagate' or 'zero', not {nan_policy!r}"
-        )
-    layout = read_layout(shardings)
-    rule = momentum or ema(beta, nesterov=nesterov, mu_dtype=mu_dtype)
-    engine = partial(
-        orthogonalize,
+    check_choice("nan_policy", nan_policy, get_args(NanPolicy))
+    polar = polar_map(
         steps=steps,
         method=method,
         coeffs=coeffs,
         normalization=normalization,
         compute_dtype=compute_dtype,
         precision=precision,
+        matrix_specs=matrix_specs,
+        shardings=shardings,
+        distribute=distribute,
     )
-    # An unknown choice fails now and not in the first step. The default dtype depends
-    # on the device, which nobody asks for before there is a step.
-    unset = compute_dtype is None or is_auto(compute_dtype)
-    jax.eval_shape(
-        partial(engine, compute_dtype=jnp.float32 if unset else compute_dtype),
-        jax.ShapeDtypeStruct((1, 1, 1), jnp.float32),
-    )
-    work = MeshMap(
-        engine,
-        distribute,
-        spread=(lambda x_SMN, names: engine(x_SMN, axis_name=names))
-        if not callable(method) and method in ("auto", "gram")
-        else None,
-        travelling=partial(
-            travelling_dtype,
-            method=method,
-            coeffs=coeffs,
-            steps=steps,
-            compute_dtype=compute_dtype,
-        ),
-    )
-
-    def init(params: PyTree) -> MomentumState:
-        resolve_specs(params, matrix_specs, layout)
-        return rule.init(params)
-
-    def update(
-        updates: PyTree,
-        state: MomentumState,
-        params: PyTree = None,
-        **extra_args: object,
-    ) -> tuple[PyTree, MomentumState]:
-        del params, extra_args
-        specs = resolve_specs(updates, matrix_specs, layout)
-        direction, new_state = rule.update(updates, state)
-        if nan_policy == "zero":
-            sound = map_stacks(_finite_matrices, updates, specs, layout)
-            direction = _where(sound, direction, None)
-            new_state = new_state._replace(mu=_where(sound, new_state.mu, state.mu))
-        if layout is None:
-            polar = map_matrices(engine, direction, specs)
-        else:
-            polar = map_on_mesh(work, direction, specs, layout)
-        return optax.tree.cast_like(polar, updates), new_state
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _finite_matrices(x_SMN: jax.Array, spread: Spread) -> jax.Array:
-    finite_S11 = jnp.all(jnp.isfinite(x_SMN), axis=(1, 2), keepdims=True)
-    if spread.names:
-        finite_S11 = jax.lax.pmin(finite_S11.astype(jnp.int32), spread.names) > 0
-    return jnp.broadcast_to(finite_S11, x_SMN.shape)
-
-
-def _where(condition: PyTree, new: PyTree, old: PyTree | None) -> PyTree:
-    """`new` where `condition`, else `old` (0 if None); as `new` where there is none."""
-
-    def one(c: Any, n: Any, o: Any) -> Any:
-        return n if c is None else jnp.where(c, n, o)
-
-    old = optax.tree.zeros_like(new) if old is None else old
-    return jax.tree.map(one, condition, new, old, is_leaf=lambda x: x is None)
+    rule = momentum or ema(beta, nesterov=nesterov, mu_dtype=mu_dtype)
+    if nan_policy == "zero":
+        rule = without_nonfinite(rule, polar.views)
+    return steepest_descent(checked(rule, polar.views), polar)

@@ -12,9 +12,9 @@ import optax
 
 from jopt.errors import check_choice
 from jopt.linalg import normalize
-from jopt.transforms._dispatch import Spread, map_stacks
-from jopt.transforms._layout import read_layout
-from jopt.transforms._specs import MatrixSpecs, resolve_specs
+from jopt.transforms._dispatch import Spread
+from jopt.transforms._specs import MatrixSpecs
+from jopt.transforms._views import Views
 from jopt.tree import PyTree
 
 # S stacked matrices; M fan-in; N fan-out.
@@ -105,10 +105,10 @@ def scale_by_shape(
     [[2.0, 2.0, 2.0, 2.0]]
     """
     check_mode(mode)
-    layout = read_layout(shardings)
+    views = Views.read(matrix_specs, shardings)
 
     def init(params: PyTree) -> optax.EmptyState:
-        resolve_specs(params, matrix_specs, layout)
+        views.specs(params)
         return optax.EmptyState()
 
     def update(
@@ -119,14 +119,13 @@ def scale_by_shape(
     ) -> tuple[PyTree, optax.EmptyState]:
         del params, extra_args
         scaled = partial(_scaled, mode=mode, kappa=kappa)
-        specs = resolve_specs(updates, matrix_specs, layout)
-        return map_stacks(scaled, updates, specs, layout), state
+        return views.map(scaled, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _scaled(
-    x_SMN: jax.Array, spread: Spread, *, mode: ShapeMode, kappa: jax.typing.ArrayLike
+    spread: Spread, x_SMN: jax.Array, *, mode: ShapeMode, kappa: jax.typing.ArrayLike
 ) -> jax.Array:
     wide_SMN = x_SMN.astype(jnp.promote_types(x_SMN.dtype, jnp.float32))
     fan_in, fan_out = x_SMN.shape[1] * spread.rows, x_SMN.shape[2] * spread.columns

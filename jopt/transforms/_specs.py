@@ -259,3 +259,25 @@ def resolve_specs(
             "labels of jopt.muon)"
         )
     return specs
+
+
+def specs_of_some(
+    tree: PyTree, matrix_specs: MatrixSpecs = None, layout: Layout | None = None
+) -> dict[str, MatrixSpec]:
+    """The matrix views of the leaves that have one; the others are in no result.
+
+    Fails: `ConfigError` as `declared_specs`; `ShapeError` for a view that does not fit.
+
+    >>> sorted(specs_of_some({"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)}))
+    ['w']
+    """
+    if layout is not None:
+        tree = layout.global_shapes(tree)
+    declared = declared_specs(tree, matrix_specs)
+    found = {
+        path: find_spec(path, leaf.shape, declared)
+        for path, leaf in named_leaves(tree).items()
+    }
+    views = {path: spec for path, spec in found.items() if spec is not None}
+    some = {path: leaf for path, leaf in named_leaves(tree).items() if path in views}
+    return resolve_specs(some, views) if some else {}
