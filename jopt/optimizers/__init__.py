@@ -4,7 +4,8 @@ from jopt.optimizers._build import Optimizer, build
 from jopt.optimizers._catalog import CATALOG, EXTRA_ARGS, Entry, find_entry
 from jopt.optimizers._chain import descend
 from jopt.optimizers._labels import describe_labels, label_params
-from jopt.optimizers._muon import muon, muon_matrices, spectral_and_fallback
+from jopt.optimizers._muon import muon
+from jopt.optimizers._routed import spectral_and_fallback
 from jopt.optimizers._schedules import schedule_from_config
 from jopt.optimizers._sign import lion, signum
 from jopt.optimizers._table import Row, explain
@@ -23,7 +24,6 @@ __all__ = [
     "label_params",
     "lion",
     "muon",
-    "muon_matrices",
     "schedule_from_config",
     "signum",
     "spectral_and_fallback",

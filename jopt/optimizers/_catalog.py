@@ -10,7 +10,7 @@ from typing import Any
 import optax
 
 from jopt.errors import ConfigError, check_choice, import_name
-from jopt.optimizers._muon import muon_matrices
+from jopt.optimizers._muon import muon
 from jopt.optimizers._sign import lion, signum
 
 # Arguments that a rule cannot set: they follow from the model and the mesh.
@@ -51,7 +51,7 @@ EXTRA_ARGS = frozenset(
 CATALOG: dict[str, Entry] = {
     "sgd": Entry(optax.sgd),
     "adamw": Entry(optax.adamw),
-    "muon": Entry(muon_matrices, scale_free=True, spectral=True),
+    "muon": Entry(muon.matrices, scale_free=True, spectral=True),
     "signum": Entry(signum, scale_free=True),
     "lion": Entry(lion, scale_free=True),
 }

@@ -2,104 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import jax
 import optax
 
-from jopt.errors import ConfigError
-from jopt.linalg import Coefficients, Engine, MethodName, Normalization
-from jopt.optimizers._chain import Mask, descend, keep_dtype
-from jopt.optimizers._labels import FALLBACK, SPECTRAL, describe_labels, label_params
+from jopt.optimizers._chain import descend
+from jopt.optimizers._options import options_of, takes_options_of
+from jopt.optimizers._routed import routed
 from jopt.transforms import (
-    Distribute,
     MatrixSpecs,
+    NanPolicy,
     ShapeMode,
+    polar_map,
     scale_by_orthogonalization,
     scale_by_shape,
 )
 from jopt.tree import PyTree
 
 
-def muon_matrices(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    beta: optax.ScalarOrSchedule = 0.95,
-    nesterov: bool = True,
-    steps: int | None = None,
-    method: MethodName | Engine = "auto",
-    coeffs: Coefficients = "auto",
-    normalization: Normalization = "auto",
-    compute_dtype: jax.typing.DTypeLike | None = None,
-    precision: jax.lax.PrecisionLike = None,
-    scale: ShapeMode = "match_rms_adamw",
-    weight_decay: optax.ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-    matrix_specs: MatrixSpecs = None,
-    mu_dtype: jax.typing.DTypeLike | None = None,
-    nan_policy: Literal["propagate", "zero"] = "propagate",
-    shardings: PyTree | None = None,
-    distribute: Distribute = "stack",
-) -> optax.GradientTransformationExtraArgs:
-    """The spectral chain of `muon`, for parameters that are all matrices.
-
-    W <- W - learning_rate (scale O + weight_decay W), with O the orthogonalised
-    momentum. The arguments are those of `muon`.
-
-    Fails: `ShapeError` at init for a parameter that cannot be seen as matrices.
-
-    >>> import jax.numpy as jnp
-    >>> w = {"w": jnp.eye(2)}
-    >>> tx = muon_matrices(0.1, scale="none", coeffs="polar_express")
-    >>> (-10 * tx.update(w, tx.init(w), w)[0]["w"]).round(3).tolist()
-    [[1.0, 0.0], [0.0, 1.0]]
-    """
-    orthogonalization = scale_by_orthogonalization(
-        beta,
-        nesterov=nesterov,
-        steps=steps,
-        method=method,
-        coeffs=coeffs,
-        normalization=normalization,
-        compute_dtype=compute_dtype,
-        precision=precision,
-        matrix_specs=matrix_specs,
-        mu_dtype=mu_dtype,
-        nan_policy=nan_policy,
-        shardings=shardings,
-        distribute=distribute,
-    )
-    return descend(
-        orthogonalization,
-        scale_by_shape(scale, matrix_specs=matrix_specs, shardings=shardings),
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
-    )
-
-
+@routed
+@takes_options_of(polar_map, descend)
 def muon(
     learning_rate: optax.ScalarOrSchedule,
     *,
     beta: optax.ScalarOrSchedule = 0.95,
     nesterov: bool = True,
-    steps: int | None = None,
-    method: MethodName | Engine = "auto",
-    coeffs: Coefficients = "auto",
-    normalization: Normalization = "auto",
-    compute_dtype: jax.typing.DTypeLike | None = None,
-    precision: jax.lax.PrecisionLike = None,
     scale: ShapeMode = "match_rms_adamw",
-    weight_decay: optax.ScalarOrSchedule = 0.0,
-    mask: Mask = None,
-    fallback: optax.GradientTransformation | None = None,
-    labels: PyTree | Callable[[PyTree], PyTree] | None = None,
     matrix_specs: MatrixSpecs = None,
-    mu_dtype: jax.typing.DTypeLike | None = None,
-    nan_policy: Literal["propagate", "zero"] = "propagate",
     shardings: PyTree | None = None,
-    distribute: Distribute = "stack",
+    mu_dtype: jax.typing.DTypeLike | None = None,
+    nan_policy: NanPolicy = "propagate",
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Orthogonalised momentum on hidden matrices, AdamW on everything else.
 
@@ -145,73 +79,17 @@ def muon(
     >>> updates["mlp"].shape, updates["bias"].tolist()
     ((2, 2), [-0.0, -0.0])
     """
-    spectral = muon_matrices(
-        learning_rate,
-        beta=beta,
-        nesterov=nesterov,
-        steps=steps,
-        method=method,
-        coeffs=coeffs,
-        normalization=normalization,
-        compute_dtype=compute_dtype,
-        precision=precision,
-        scale=scale,
-        weight_decay=weight_decay,
-        mask=mask,
-        matrix_specs=matrix_specs,
-        mu_dtype=mu_dtype,
-        nan_policy=nan_policy,
-        shardings=shardings,
-        distribute=distribute,
-    )
-    if fallback is None:
-        fallback = optax.adamw(
-            learning_rate, b1=0.9, b2=0.95, weight_decay=weight_decay, mask=mask
-        )
-    return spectral_and_fallback(spectral, fallback, labels, matrix_specs)
-
-
-def spectral_and_fallback(
-    spectral: optax.GradientTransformation,
-    fallback: optax.GradientTransformation,
-    labels: PyTree | Callable[[PyTree], PyTree] | None = None,
-    matrix_specs: MatrixSpecs = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Gives each parameter to one of two optimizers by its label; see `muon`.
-
-    Extra args that are trees like the parameters are split in the same way.
-
-    >>> import jax.numpy as jnp
-    >>> tx = spectral_and_fallback(optax.sgd(1.0), optax.sgd(0.0))
-    >>> ones = {"mlp": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    >>> updates, _ = tx.update(ones, tx.init(ones))
-    >>> updates["mlp"].tolist(), updates["bias"].tolist()
-    ([[-1.0, -1.0], [-1.0, -1.0]], [-0.0, -0.0])
-    """
-
-    def labelled(params: PyTree) -> PyTree:
-        if labels is None:
-            result = label_params(params, matrix_specs)
-        else:
-            result = labels(params) if callable(labels) else labels
-        found = set(jax.tree.leaves(result))
-        if not found <= {SPECTRAL, FALLBACK}:
-            raise ConfigError(
-                f"labels are {SPECTRAL!r} or {FALLBACK!r}, not "
-                f"{sorted(map(str, found - {SPECTRAL, FALLBACK}))}"
-            )
-        if found == {FALLBACK}:
-            raise ConfigError(
-                "no parameter is labelled 'spectral'; by name they would be:\n"
-                + describe_labels(params, matrix_specs)
-                + "\nchange the labels, or use the fallback alone"
-            )
-        return result
-
-    return keep_dtype(
-        optax.partition(
-            {SPECTRAL: spectral, FALLBACK: fallback},
-            labelled,
-            mask_compatible_extra_args=True,
-        )
+    where: dict[str, Any] = {"matrix_specs": matrix_specs, "shardings": shardings}
+    return descend(
+        scale_by_orthogonalization(
+            beta,
+            nesterov=nesterov,
+            mu_dtype=mu_dtype,
+            nan_policy=nan_policy,
+            **where,
+            **options_of(polar_map, options),
+        ),
+        scale_by_shape(scale, **where),
+        learning_rate=learning_rate,
+        **options_of(descend, options),
     )

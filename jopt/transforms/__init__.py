@@ -19,8 +19,10 @@ from jopt.transforms._monitor import (
     monitor,
     unmonitored,
 )
+from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
+from jopt.transforms._polar import PolarMap, checked, polar_map
 from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
 from jopt.transforms._sign import scale_by_sign, sign_tree
 from jopt.transforms._skip import (
@@ -38,6 +40,7 @@ from jopt.transforms._specs import (
     read_specs,
     resolve_specs,
 )
+from jopt.transforms._views import Views
 
 __all__ = [
     "FIGURES",
@@ -48,8 +51,12 @@ __all__ = [
     "Momentum",
     "MomentumState",
     "MonitorState",
+    "NanPolicy",
+    "PolarMap",
     "ShapeMode",
     "SkipState",
+    "Views",
+    "checked",
     "clip_by_global_norm",
     "declared_specs",
     "dual_ema",
@@ -60,6 +67,7 @@ __all__ = [
     "map_matrices",
     "map_stacks",
     "monitor",
+    "polar_map",
     "read_specs",
     "resolve_specs",
     "robust_zscore",
@@ -74,4 +82,5 @@ __all__ = [
     "skip_spikes",
     "steepest_descent",
     "unmonitored",
+    "without_nonfinite",
 ]

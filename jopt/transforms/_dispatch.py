@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -138,57 +138,119 @@ class Spread(NamedTuple):
 
     def sum(self, x: jax.Array) -> jax.Array:
         """The sum over all devices that share the matrices."""
-        return jax.lax.psum(x, self.names) if self.names else x
+        return _over(jax.lax.psum, x, self.names)
+
+    def sum_rows(self, x: jax.Array) -> jax.Array:
+        """The sum over the devices that have other rows of the same columns."""
+        return _over(jax.lax.psum, x, self.row_names)
+
+    def sum_columns(self, x: jax.Array) -> jax.Array:
+        """The sum over the devices that have other columns of the same rows."""
+        return _over(jax.lax.psum, x, self.column_names)
 
     def max(self, x: jax.Array) -> jax.Array:
         """The maximum over all devices that share the matrices."""
-        return jax.lax.pmax(x, self.names) if self.names else x
+        return _over(jax.lax.pmax, x, self.names)
+
+
+def _over(reduce: Callable[..., jax.Array], x: jax.Array, names: Names) -> jax.Array:
+    return reduce(x, names) if names else x
 
 
 def map_stacks(
-    fn: Callable[..., jax.Array],
+    fn: Callable[..., Any],
     specs: Mapping[str, MatrixSpec],
     layout: Layout | None,
     tree: PyTree,
     *rest: PyTree,
-) -> PyTree:
+) -> Any:
     """Applies `fn` to the stacks (S, fan-in, fan-out) of each leaf, leaf by leaf.
 
     For cheap maps that need the orientation, and where joining would only add copies.
+    A stack (S, 1, fan-out), one number for each output of each matrix, is a leaf whose
+    fan-in axes have length 1; trees of such leaves go in and come out as well.
 
     Args:
-        fn: gets how matrices are spread, then a stack of each tree; gives a stack.
-        specs: of whole parameters. A leaf without one is seen as one row.
+        fn: gets how matrices are spread, then a stack of each tree; gives a stack, or a
+            tuple of stacks.
+        specs: of whole parameters. A leaf without one is seen as one row, (1, 1, size).
         layout: where the parameters lie, if they lie on a mesh. Only inside `shard_map`
             and `pmap` are stacks anything but whole.
-        tree, rest: alike; a leaf that is None in `tree` stays None.
+        tree, rest: alike; a leaf that is None in `tree` gives None.
+
+    Returns: a tree, or a tuple of as many trees as `fn` gives stacks.
 
     Fails: `ConfigError` inside `shard_map` for a fused parameter that is cut.
 
     >>> specs = {"w": MatrixSpec((0,), (1,))}
-    >>> fn = lambda spread, x_SMN: -x_SMN
-    >>> map_stacks(fn, specs, None, {"w": jnp.ones((1, 2))})["w"].tolist()
-    [[-1.0, -1.0]]
+    >>> fn = lambda spread, x_SMN: (-x_SMN, x_SMN.sum(1, keepdims=True))
+    >>> minus, sums = map_stacks(fn, specs, None, {"w": jnp.ones((2, 3))})
+    >>> minus["w"].shape, sums["w"].tolist()
+    ((2, 3), [[2.0, 2.0, 2.0]])
     """
     bound = layout if layout is not None and layout.is_bound() else None
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
+    others = [jax.tree.leaves(other, is_leaf=_is_none) for other in rest]
+    results = [
+        _map_leaf(fn, specs, bound, path_string(key_path), [leaf, *more])
+        for (key_path, leaf), *more in zip(leaves, *others, strict=True)
+    ]
+    several = next((len(r) for r in results if isinstance(r, tuple)), None)
+    if several is None:
+        return jax.tree.unflatten(structure, results)
+    nothing = (None,) * several
+    columns = zip(*(nothing if r is None else r for r in results), strict=True)
+    return tuple(jax.tree.unflatten(structure, column) for column in columns)
 
-    def one(key_path: tuple, leaf: jax.Array | None, *others: jax.Array) -> Any:
-        if leaf is None:
-            return None
-        path = path_string(key_path)
-        leaves = (leaf, *others)
-        if path not in specs:
-            names = () if bound is None else bound.names(path, range(leaf.ndim))
-            row = Spread((), names, 1, 1 if bound is None else bound.size(names))
-            return fn(row, *(x.reshape(1, 1, -1) for x in leaves)).reshape(leaf.shape)
-        spec = specs[path]
-        spread = Spread() if bound is None else _spread(bound, path, spec, leaf.ndim)
-        stacks = zip(*(matrices(x, spec) for x in leaves), strict=True)
-        return assemble([fn(spread, *each) for each in stacks], spec, leaf.shape)
 
-    return jax.tree_util.tree_map_with_path(
-        one, tree, *rest, is_leaf=lambda x: x is None
-    )
+def _map_leaf(
+    fn: Callable[..., Any],
+    specs: Mapping[str, MatrixSpec],
+    bound: Layout | None,
+    path: str,
+    leaves: Sequence[jax.Array | None],
+) -> Any:
+    """What `fn` makes of one leaf: an array, a tuple of arrays, or None."""
+    whole = [leaf for leaf in leaves if leaf is not None]
+    if leaves[0] is None or len(whole) < len(leaves):
+        return None
+    shape, spec = whole[0].shape, specs.get(path)
+    if spec is None:
+        names = () if bound is None else bound.names(path, range(len(shape)))
+        row = Spread((), names, 1, 1 if bound is None else bound.size(names))
+        mapped = fn(row, *(leaf.reshape(1, 1, -1) for leaf in whole))
+        return jax.tree.map(lambda stack: stack.reshape(shape), mapped)
+    spread = Spread() if bound is None else _spread(bound, path, spec, len(shape))
+    blocks = zip(*(matrices(leaf, spec) for leaf in whole), strict=True)
+    mapped = [fn(spread, *block) for block in blocks]
+
+    def leaf(*stacks: jax.Array) -> jax.Array:
+        return assemble(stacks, spec, _shape_of(stacks[0], spec, shape))
+
+    return jax.tree.map(leaf, *mapped)
+
+
+def _shape_of(
+    stack_SMN: jax.Array, spec: MatrixSpec, shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape of a leaf, from that of its parameter and of its first stack."""
+    return output_shape(shape, spec) if stack_SMN.shape[1] == 1 else shape
+
+
+def output_shape(shape: tuple[int, ...], spec: MatrixSpec | None) -> tuple[int, ...]:
+    """The shape of a leaf with one number for each output of each matrix.
+
+    >>> output_shape((12, 64, 4, 16), MatrixSpec((1,), (2, 3)))
+    (12, 1, 4, 16)
+    """
+    if spec is None:
+        return shape
+    _, reduction, _ = spec.axes(len(shape))
+    return tuple(1 if axis in reduction else n for axis, n in enumerate(shape))
+
+
+def _is_none(x: object) -> bool:
+    return x is None
 
 
 def _spread(layout: Layout, path: str, spec: MatrixSpec, ndim: int) -> Spread:

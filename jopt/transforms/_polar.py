@@ -48,6 +48,7 @@ class PolarMap:
 
 
 def polar_map(
+    around: Callable[[Engine], Engine] | None = None,
     *,
     steps: int | None = None,
     method: MethodName | Engine = "auto",
@@ -58,7 +59,6 @@ def polar_map(
     matrix_specs: MatrixSpecs = None,
     shardings: PyTree | None = None,
     distribute: Distribute = "stack",
-    around: Callable[[Engine], Engine] | None = None,
 ) -> PolarMap:
     """How polar factors are computed, from the arguments of an optimizer.
 

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from jopt.matrix import MatrixSpec
-from jopt.transforms._dispatch import map_stacks
+from jopt.transforms._dispatch import map_stacks, output_shape
 from jopt.transforms._layout import Layout, read_layout
 from jopt.transforms._specs import MatrixSpecs, resolve_specs, specs_of_some
-from jopt.tree import PyTree
+from jopt.tree import PyTree, map_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,3 +58,20 @@ class Views:
         [[2.0, 0.0], [0.0, 2.0]]
         """
         return map_stacks(fn, self.specs(tree), self.layout, tree, *rest)
+
+    def outputs(self, tree: PyTree, dtype: jax.typing.DTypeLike = "float32") -> PyTree:
+        """Zeros, one for each output of each matrix: fan-in axes have length 1.
+
+        A leaf that counts as one row has a zero for each entry.
+
+        >>> import jax.numpy as jnp
+        >>> Views().outputs({"w": jnp.ones((2, 3))})["w"].shape
+        (1, 3)
+        """
+        specs = self.specs(tree)
+        return map_named(
+            lambda path, leaf: jnp.zeros(
+                output_shape(leaf.shape, specs.get(path)), dtype
+            ),
+            tree,
+        )

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import jopt
-from jopt.optimizers import build, muon_matrices
+from jopt.optimizers import build
 from jopt.tree import map_named
 
 Make = Callable[..., optax.GradientTransformation]
@@ -147,7 +147,7 @@ CASES = (
     ),
     Case(
         "muon_matrices",
-        muon_matrices,
+        jopt.muon.matrices,
         RATE | MATRIX | {"beta": 0.95, "nan_policy": "zero"},
         (*RATE, "beta"),
         MATRIX_SHAPES,

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_dict
 
 import jopt
 from jopt.matrix import MatrixSpec
-from jopt.optimizers import CATALOG, Entry, build, explain, muon_matrices
+from jopt.optimizers import CATALOG, Entry, build, explain
 from jopt.transforms import MomentumState
 from jopt.tree import named_leaves, size_bytes
 
@@ -100,7 +100,7 @@ def test_each_parameter_gets_the_first_rule_and_its_optimizer():
 
     for path in ("blocks/0/mlp/kernel", "blocks/0/qkv/kernel"):
         specs = {p: spec for p, spec in SPECS.items() if p == path}
-        muon = muon_matrices(0.02, weight_decay=0.1, matrix_specs=specs)
+        muon = jopt.muon.matrices(0.02, weight_decay=0.1, matrix_specs=specs)
         np.testing.assert_allclose(found[path], alone(muon, path), atol=1e-6)
     for path in ("embed/table", "blocks/0/mlp/bias"):
         expected = alone(optax.adamw(0.003), path)

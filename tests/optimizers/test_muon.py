@@ -10,7 +10,6 @@ import pytest
 
 import jopt
 from jopt.linalg import orthogonalize
-from jopt.optimizers import muon_matrices
 
 
 def normal(*shape, seed=0):
@@ -111,7 +110,7 @@ def test_inject_hyperparams_needs_no_static_argument_by_default():
 
 
 def test_steps_under_inject_hyperparams_is_refused_with_the_next_step():
-    inject = optax.inject_hyperparams(muon_matrices)
+    inject = optax.inject_hyperparams(jopt.muon.matrices)
     with pytest.raises(jopt.ConfigError, match="static_args"):
         inject(0.02, steps=5).init({"w": jnp.zeros((2, 2))})
 
