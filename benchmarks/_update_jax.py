@@ -51,11 +51,44 @@ def jopt_muon(**options: Any) -> optax.GradientTransformation:
     return jopt.muon(RATE, labels=labels, **options)
 
 
+def bare_products(stages: int) -> Callable[[jax.Array], jax.Array]:
+    """The fewest bfloat16 products of so many quintic stages, and nothing beside them.
+
+    Wide stacks on their Gram matrix, without a restart; no norm, no coefficients. What
+    comes out is no polar factor: it shows what the time cannot fall below.
+    """
+
+    def product(a: jax.Array, b: jax.Array, form: str = "smk,skn->smn") -> jax.Array:
+        return jnp.einsum(form, a, b, preferred_element_type=jnp.bfloat16)
+
+    def engine(x_SMN: jax.Array) -> jax.Array:
+        wide = x_SMN.shape[2] >= 2 * x_SMN.shape[1]
+        result_SMN = x_SMN = x_SMN.astype(jnp.bfloat16)
+        gram_SMM = factor_SMM = product(x_SMN, x_SMN, "smk,snk->smn")
+        for stage in range(stages):
+            if not wide:
+                if stage:
+                    gram_SMM = product(result_SMN, result_SMN, "smk,snk->smn")
+                square_SMM = product(gram_SMM, gram_SMM)
+                result_SMN = product(square_SMM, result_SMN)
+                continue
+            stage_SMM = product(gram_SMM, gram_SMM)
+            factor_SMM = product(factor_SMM, stage_SMM) if stage else stage_SMM
+            if stage < stages - 1:
+                gram_SMM = product(product(stage_SMM, gram_SMM), stage_SMM)
+        if wide:
+            result_SMN = product(factor_SMM, x_SMN)
+        return result_SMN.astype(jnp.float32)
+
+    return engine
+
+
 FORMS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "optax muon": optax_muon,
     "optax muon, dion": lambda: optax_muon(ns_coeffs="dion"),
     "optax adamw": lambda: optax.adamw(RATE),
     "jopt muon": jopt_muon,
+    "jopt muon, fast3": lambda: jopt_muon(coeffs="polar_express_fast3"),
     "jopt muon, float32": lambda: jopt_muon(compute_dtype="float32"),
     "jopt muon, fast3, float32": lambda: jopt_muon(
         coeffs="polar_express_fast3", compute_dtype="float32"
@@ -64,6 +97,12 @@ FORMS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "jopt muon, you5, float32": lambda: jopt_muon(
         coeffs="you5", compute_dtype="float32"
     ),
+    # What Muon cannot fall below: its momentum, scale and AdamW without any polar
+    # factor, and with the bare products of so many stages.
+    "no polar factor": lambda: jopt_muon(method=lambda x_SMN: x_SMN),
+    "bare, 2 stages": lambda: jopt_muon(method=bare_products(2)),
+    "bare, 3 stages": lambda: jopt_muon(method=bare_products(3)),
+    "bare, 4 stages": lambda: jopt_muon(method=bare_products(4)),
 }
 
 
