@@ -46,7 +46,7 @@ def radial_brake(
     Fails: `ShapeError` at init for three axes or more without a view; `ConfigError`
     without `params` in `update`.
 
-    Source: public speed runs, without a paper.
+    References: no paper that we know of.
 
     >>> tx = radial_brake(0.5)
     >>> w, step = {"w": jnp.array([[3.0, 0.0]])}, {"w": jnp.array([[2.0, 0.0]])}

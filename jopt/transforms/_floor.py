@@ -35,7 +35,7 @@ def update_floor(
     like any other.
 
     Args:
-        ratio: 0.35 to 0.38 in the reports that use it; may be traced. 0 is no floor.
+        ratio: 0.35 to 0.38 where it is in use; may be traced. 0 is no floor.
         per_output: the norms of each output neuron (each column of a (fan-in, fan-out)
             matrix) instead of the whole matrix. Static.
         matrix_specs, shardings: as in `scale_by_orthogonalization`. Static. A parameter
@@ -47,7 +47,7 @@ def update_floor(
     Fails: `ShapeError` at init for three axes or more without a view; `ConfigError`
     without `params` in `update`.
 
-    Source: the update-to-weight floor of public speed runs, without a paper.
+    References: no paper that we know of.
 
     >>> tx = update_floor(0.5)
     >>> w, u = {"w": jnp.array([[6.0, 8.0]])}, {"w": jnp.array([[0.1, 0.0]])}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,6 +180,18 @@ def test_faults_in_a_rule_say_where():
     with pytest.raises(ConfigError, match=r"optim.rules.all \(muon\).*no place"):
         c = rules(control={"hyperball": True}, weight_decay=0.1)
         build(c, PARAMS, matrix_specs=SPECS)
+
+
+def test_the_examples_of_the_page_run():
+    text = (Path(__file__).parents[2] / "docs/weight_control.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) == 4
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    step = np.asarray(names["updates"]["attn"]["q"])
+    # The second head is scaled by the root of 100 / 250.
+    np.testing.assert_allclose(step[0, :, 0], [-1e-4, 0.4**0.5 - 1], atol=1e-4)
 
 
 VIEW = SPECS["qkv"].per_head((2, 1, 1))

@@ -283,10 +283,11 @@ def test_floor_of_tiny_updates_is_exact_and_leaves_large_ones():
     w = {"w": jnp.asarray(draw(0)["matrix"])}
     u = jnp.asarray(draw(1)["matrix"])
     tx = jopt.update_floor(0.5)
-    for scale in (1e-30, 1e-10):
-        found, _ = tx.update({"w": scale * u}, tx.init(w), w)
-        expected = 0.5 * norm(np.float64(w["w"])) * np.float64(u) / norm(np.float64(u))
-        np.testing.assert_allclose(found["w"], expected, rtol=1e-6)
+    expected = 0.5 * norm(np.float64(w["w"])) * np.float64(u) / norm(np.float64(u))
+    for scale, size in ((1e-30, 1e10), (1e-10, 1.0)):
+        large = {"w": size * w["w"]}
+        found, _ = tx.update({"w": scale * u}, tx.init(large), large)
+        np.testing.assert_allclose(found["w"] / size, expected, rtol=1e-6)
     large, _ = tx.update({"w": 1e30 * u}, tx.init(w), w)
     np.testing.assert_array_equal(large["w"], 1e30 * u)
 
