@@ -12,7 +12,7 @@ from jopt.errors import (
     ShapeError,
 )
 from jopt.linalg import orthogonalize, polar_express_coefficients
-from jopt.matrix import MatrixSpec
+from jopt.matrix import AttentionSpec, Heads, MatrixSpec
 from jopt.optimizers import (
     describe_labels,
     label_params,
@@ -21,25 +21,34 @@ from jopt.optimizers import (
     signum,
 )
 from jopt.transforms import (
+    cautious_weight_decay,
     clip_by_global_norm,
+    hyperball,
     monitor,
+    qk_clip,
+    radial_brake,
     scale_by_momentum,
     scale_by_orthogonalization,
     scale_by_shape,
     scale_by_sign,
     skip_nonfinite,
     skip_spikes,
+    update_floor,
 )
 
 __all__ = [
+    "AttentionSpec",
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "Heads",
     "JoptWarning",
     "MatrixSpec",
     "ShapeError",
+    "cautious_weight_decay",
     "clip_by_global_norm",
     "describe_labels",
+    "hyperball",
     "label_params",
     "linalg",
     "lion",
@@ -48,6 +57,8 @@ __all__ = [
     "optimizers",
     "orthogonalize",
     "polar_express_coefficients",
+    "qk_clip",
+    "radial_brake",
     "scale_by_momentum",
     "scale_by_orthogonalization",
     "scale_by_shape",
@@ -56,4 +67,5 @@ __all__ = [
     "skip_nonfinite",
     "skip_spikes",
     "transforms",
+    "update_floor",
 ]

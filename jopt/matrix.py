@@ -162,6 +162,41 @@ class MatrixSpec:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """The heads that a weight of an attention layer holds.
+
+    Attributes:
+        path: of the weight.
+        spec: its view with each head as a matrix of its own, see `MatrixSpec.per_head`.
+        block: which block of a fused output they are in.
+    """
+
+    path: str
+    spec: MatrixSpec
+    block: int = 0
+
+    def count(self, shape: Sequence[int]) -> int:
+        """How many heads there are, over all stacked layers."""
+        return self.spec.blocks(shape)[self.block][0]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSpec:
+    """Which weights make the logits of an attention layer, or of stacked ones.
+
+    Attributes:
+        queries, keys: where their heads are. With fewer heads of keys, each serves as
+            many heads of queries in a row.
+        normed: queries and keys are divided by their norms, so that the scale of these
+            weights has no effect.
+    """
+
+    queries: Heads
+    keys: Heads
+    normed: bool = False
+
+
 def _normalize(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     for axis in axes:
         if not -ndim <= axis < ndim:

@@ -10,6 +10,7 @@ from flax import linen, traverse_util
 
 from jopt import tree
 from jopt.errors import ConfigError
+from jopt.matrix import AttentionSpec
 from jopt.models._model import (
     Batch,
     Model,
@@ -40,6 +41,7 @@ def linen_model(
     tap_names: Sequence[str] = (),
     flops_per_token: Callable[[int], int] | None = None,
     vocab_size: int = 0,
+    attention: Mapping[str, AttentionSpec] | None = None,
 ) -> Model:
     """A `Model` from a Linen module.
 
@@ -55,7 +57,8 @@ def linen_model(
         batch: an example; arrays or `jax.ShapeDtypeStruct`, for shapes only.
         call: `call(module, batch, train) -> outputs`; the default is
             `module(batch["inputs"], train=train)`.
-        matrix_specs, taps, tap_names, flops_per_token, vocab_size: as in `nnx_model`.
+        matrix_specs, taps, tap_names, flops_per_token, vocab_size, attention: as in
+            `nnx_model`.
 
     >>> import jax.numpy as jnp
     >>> from jopt.matrix import MatrixSpec
@@ -123,6 +126,7 @@ def linen_model(
         tap_names=tap_names,
         flops_per_token=flops_per_token,
         vocab_size=vocab_size,
+        attention=attention,
     )
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt.errors import ConfigError, ShapeError, nearest
-from jopt.matrix import MatrixSpec, as_matrix_spec
+from jopt.matrix import AttentionSpec, MatrixSpec, as_matrix_spec
 from jopt.tree import count
 
 Batch = Mapping[str, Any]
@@ -50,6 +50,9 @@ class Model:
         flops_per_token: sequence length -> floating-point operations of a forward and
             backward pass, for each token.
         vocab_size: number of token ids; 0 where tokens do not apply.
+        attention: name of a tap -> the weights behind it. The tap has the largest logit
+            of each head of queries, over the batch and the positions that count:
+            (heads,), stacked layers first.
 
     A model hashes by identity, so it can be a static argument of `jax.jit`.
     """
@@ -61,6 +64,7 @@ class Model:
     tap_names: tuple[str, ...]
     flops_per_token: Callable[[int], int]
     vocab_size: int = 0
+    attention: dict[str, AttentionSpec] = dataclasses.field(default_factory=dict)
 
 
 def declare_model(
@@ -73,6 +77,7 @@ def declare_model(
     tap_names: Sequence[str],
     flops_per_token: Callable[[int], int] | None,
     vocab_size: int,
+    attention: Mapping[str, AttentionSpec] | None = None,
 ) -> Model:
     """A `Model` from two functions, its declarations checked against the `shapes`.
 
@@ -80,6 +85,7 @@ def declare_model(
     """
     specs = declare_specs(shapes, matrix_specs)
     names = all_taps(taps, tap_names)
+    check_attention(attention or {}, shapes, names)
     return Model(
         init=init,
         apply=apply,
@@ -88,6 +94,7 @@ def declare_model(
         tap_names=names,
         flops_per_token=flops_per_token or matmul_flops(shapes, specs),
         vocab_size=vocab_size,
+        attention=dict(attention or {}),
     )
 
 
@@ -159,6 +166,19 @@ def check_taps(
     check_known(taps, specs, "taps names a weight that does not exist")
     check_known(taps.values(), tap_names, "a weight has a tap that does not exist")
     return dict(taps)
+
+
+def check_attention(
+    attention: Mapping[str, AttentionSpec],
+    shapes: Mapping[str, tuple[int, ...]],
+    tap_names: Sequence[str],
+) -> None:
+    """Fails for attention layers whose tap, weights or heads do not exist."""
+    check_known(attention, tap_names, "attention names a tap that does not exist")
+    for layer in attention.values():
+        for heads in (layer.queries, layer.keys):
+            check_known([heads.path], shapes, "attention has a weight that is missing")
+            _checked(heads.path, heads.spec, shapes[heads.path])
 
 
 def check_known(names: Iterable[str], known: Iterable[str], problem: str) -> None:

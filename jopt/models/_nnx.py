@@ -11,6 +11,7 @@ from flax import nnx
 
 from jopt import tree
 from jopt.errors import ConfigError, ShapeError
+from jopt.matrix import AttentionSpec
 from jopt.models._model import (
     Batch,
     Model,
@@ -39,6 +40,7 @@ def nnx_model(
     tap_names: Sequence[str] = (),
     flops_per_token: Callable[[int], int] | None = None,
     vocab_size: int = 0,
+    attention: Mapping[str, AttentionSpec] | None = None,
 ) -> Model:
     """A `Model` from a function that builds an NNX module.
 
@@ -58,6 +60,7 @@ def nnx_model(
         tap_names: further taps that `call` records.
         flops_per_token: defaults to 6 for each parameter that has a matrix view.
         vocab_size: number of token ids, where that applies.
+        attention: name of a tap -> the weights that make its logits, see `Model`.
 
     >>> from jopt.matrix import MatrixSpec
     >>> model = nnx_model(
@@ -127,6 +130,7 @@ def nnx_model(
         tap_names=tap_names,
         flops_per_token=flops_per_token,
         vocab_size=vocab_size,
+        attention=attention,
     )
 
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jopt.matrix import MatrixSpec
 from jopt.models._attention_weights import causal_softmax, masked_logits
 from jopt.models._model import Batch, Model
 from jopt.models._nnx import nnx_model
@@ -22,11 +21,10 @@ from jopt.models._norm import RmsNorm, rms_norm
 from jopt.models._settings import DTYPES, read_settings
 from jopt.models._taps import Taps
 from jopt.models._transformer_config import TransformerConfig
+from jopt.models._transformer_declarations import declarations
 
 # L layers; B batch; T, S query and key positions; D embedding; H heads; G heads of keys
 # and values; K head width; F hidden width of the MLP; V vocabulary.
-
-_DENSE = MatrixSpec((0,), (1,))
 
 
 def rotate(x_BTHK: jax.Array, base: float) -> jax.Array:
@@ -249,7 +247,8 @@ def transformer_lm(config: Any) -> Model:
     The embedding multiplies the one-hot rows of its tap. With a tied head it also
     multiplies head/input, so its gradient is the sum of both products. A further tap,
     `blocks/i/attn/max_logits` (H,) in float32, holds the largest scaled logit of each
-    head over the batch and the positions that the causal mask allows.
+    head over the batch and the positions that the causal mask allows; `attention` names
+    the weights behind it.
 
     With `num_kv_heads` G, k and v have G heads instead of H. With `fused_qkv` there is
     one kernel, with a `split` into its blocks, heads in order within each:
@@ -286,7 +285,7 @@ def transformer_lm(config: Any) -> Model:
     (3, 8, 8)
     """
     settings = read_settings(TransformerConfig, config)
-    specs, weight_taps, extra_taps = _declarations(settings)
+    declared = declarations(settings)
 
     def call(module: Transformer, batch: Batch, taps: Taps) -> jax.Array:
         return module(batch["inputs"], taps)
@@ -294,55 +293,10 @@ def transformer_lm(config: Any) -> Model:
     return nnx_model(
         lambda rngs: Transformer(settings, rngs),
         call=call,
-        matrix_specs=specs,
-        taps=weight_taps,
-        tap_names=extra_taps,
+        **declared._asdict(),
         flops_per_token=lambda seq_len: _flops_per_token(settings, seq_len),
         vocab_size=settings.vocab_size,
     )
-
-
-def _declarations(
-    config: TransformerConfig,
-) -> tuple[dict[str, MatrixSpec | None], dict[str, str], list[str]]:
-    """Views and taps of all weights, and the taps that belong to no weight."""
-    specs: dict[str, MatrixSpec | None] = {"embed/embedding": _DENSE}
-    taps = {"embed/embedding": "embed/input"}
-    layers = range(config.num_layers)
-    blocks = ["blocks"] if config.scan else [f"blocks/{number}" for number in layers]
-    for block in blocks:
-        for weight, (spec, tap) in _block_declarations(config).items():
-            path = f"{block}/{weight}/kernel"
-            specs[path] = spec.stacked() if config.scan else spec
-            taps[path] = f"{block}/{tap}"
-        if config.scan:  # Two axes, and no matrix.
-            specs |= dict.fromkeys(f"{block}/{n}_norm/scale" for n in ("attn", "mlp"))
-    extra = [f"{block}/attn/max_logits" for block in blocks]
-    if config.tied_head:
-        extra.append("head/input")
-    else:
-        specs["head/kernel"] = _DENSE
-        taps["head/kernel"] = "head/input"
-    return specs, taps, extra
-
-
-def _block_declarations(
-    config: TransformerConfig,
-) -> dict[str, tuple[MatrixSpec, str]]:
-    """View and tap of each weight of one block, by their paths in it."""
-    if config.fused_qkv:
-        fused = MatrixSpec((0,), (1,), split=config.qkv_dims)
-        inputs = {"attn/qkv": (fused, "attn/input")}
-    else:
-        heads = MatrixSpec((0,), (1, 2))
-        inputs = {f"attn/{name}": (heads, "attn/input") for name in ("q", "k", "v")}
-    ups = ("up", "gate") if config.mlp == "swiglu" else ("up",)
-    return {
-        **inputs,
-        "attn/o": (MatrixSpec((0, 1), (2,)), "attn/mix"),
-        **{f"mlp/{name}": (_DENSE, "mlp/input") for name in ups},
-        "mlp/down": (_DENSE, "mlp/hidden"),
-    }
 
 
 def _flops_per_token(config: TransformerConfig, seq_len: int) -> int:

@@ -3,6 +3,7 @@
 from jopt.optimizers._build import Optimizer, build
 from jopt.optimizers._catalog import CATALOG, EXTRA_ARGS, Entry, find_entry
 from jopt.optimizers._chain import descend
+from jopt.optimizers._control import Control
 from jopt.optimizers._labels import describe_labels, label_params
 from jopt.optimizers._muon import muon
 from jopt.optimizers._routed import spectral_and_fallback
@@ -13,6 +14,7 @@ from jopt.optimizers._table import Row, explain
 __all__ = [
     "CATALOG",
     "EXTRA_ARGS",
+    "Control",
     "Entry",
     "Optimizer",
     "Row",

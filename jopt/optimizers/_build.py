@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import optax
 from jax.sharding import NamedSharding
 
 from jopt.errors import ConfigError, JoptWarning, nearest
+from jopt.matrix import AttentionSpec
 from jopt.optimizers._catalog import arguments
 from jopt.optimizers._config import entries, read
 from jopt.optimizers._rules import Rule, assign, read_rules, split_heads
@@ -18,13 +20,16 @@ from jopt.optimizers._table import Row, make_table
 from jopt.transforms import (
     MatrixSpecs,
     clip_by_global_norm,
+    qk_clip,
     read_specs,
     skip_nonfinite,
     skip_spikes,
 )
 from jopt.tree import PyTree, map_named, named_leaves
 
-WHOLE_TREE_KEYS = ("clip", "skip_nonfinite", "spike_zscore")
+WHOLE_TREE_KEYS = ("clip", "skip_nonfinite", "spike_zscore", "qk_clip")
+# An argument that is a table with one of these is a schedule.
+SCHEDULE_KEYS = frozenset(inspect.signature(optax.linear_schedule).parameters)
 
 
 class Optimizer(NamedTuple):
@@ -42,7 +47,11 @@ class Optimizer(NamedTuple):
 
 
 def build(
-    config: Any, params: PyTree, *, matrix_specs: MatrixSpecs = None
+    config: Any,
+    params: PyTree,
+    *,
+    matrix_specs: MatrixSpecs = None,
+    attention: Mapping[str, AttentionSpec] | None = None,
 ) -> Optimizer:
     """One optimizer for all of `params`, from the rules of a run's config.
 
@@ -54,11 +63,13 @@ def build(
     `per_head=True` each head of theirs is a matrix of its own, where the model declares
     an axis of heads, and with `per_head=(4, 2, 2)` the blocks of a fused output hold so
     many. An argument that is a table with `init_value`, `end_value` and
-    `transition_steps` is that `optax.linear_schedule`, such as a warm-up of `beta`.
+    `transition_steps` is that `optax.linear_schedule`, such as a warm-up of `beta`; any
+    other table is passed on as it is (`control`).
     Every learning rate is multiplied by the factor of
     `schedule_from_config(config.train)`. `config.optim.whole_tree.clip` is the largest
-    norm of the whole gradient, before the rules. `jopt.skip_nonfinite` wraps all of it
-    with `whole_tree.skip_nonfinite`, and `jopt.skip_spikes` with a
+    norm of the whole gradient, before the rules. `whole_tree.qk_clip` is the threshold
+    of `jopt.qk_clip`, after the rules. `jopt.skip_nonfinite` wraps all of it with
+    `whole_tree.skip_nonfinite`, and `jopt.skip_spikes` with a
     `whole_tree.spike_zscore`.
 
     Args:
@@ -70,12 +81,15 @@ def build(
             device is used. Where all have a `NamedSharding` (arrays, or
             `jax.ShapeDtypeStruct` with one), optimizers that take `shardings` get them.
         matrix_specs: as in `scale_by_orthogonalization`, usually from the model.
+        attention: the layers that `qk_clip` watches, as `jopt.models.Model.attention`
+            declares them.
 
     Fails: one `ConfigError` with every fault: a parameter without a rule or a rule
     without a parameter, an unknown optimizer or key, a spectral rule on a parameter
     that is an embedding, head, norm or bias by its path (unless it has
     `allow_any_path=True`) or that is no matrix, a schedule that does not fit.
-    Warns: `JoptWarning` if the norm is clipped before optimizers that ignore scale.
+    Warns: `JoptWarning` if the norm is clipped before optimizers that ignore scale, and
+    if `qk_clip` has layers whose queries and keys are normed.
 
     >>> import jax, jax.numpy as jnp
     >>> rules = {
@@ -91,6 +105,12 @@ def build(
     faults: list[str] = []
     leaves = named_leaves(params)
     faults.extend(_whole_tree_faults(config))
+    threshold = read(config, "optim.whole_tree.qk_clip")
+    if threshold is not None and not attention:
+        faults.append(
+            "optim.whole_tree.qk_clip needs a model that declares its attention layers "
+            "(jopt.models.Model.attention)"
+        )
     declared, wrong = read_specs(params, matrix_specs)
     faults.extend(wrong)
     rules = read_rules(read(config, "optim"), faults)
@@ -121,6 +141,9 @@ def build(
     if clip is not None:
         tx = optax.chain(clip_by_global_norm(clip), tx)
     needs = frozenset().union(*(rule.entry.needs for rule in rules))
+    if threshold is not None:
+        tx = optax.chain(tx, _logits_clipped(threshold, attention or {}))
+        needs |= {"max_attention_logits"}
     spike_zscore = read(config, "optim.whole_tree.spike_zscore")
     if spike_zscore is not None or read(config, "optim.whole_tree.skip_nonfinite"):
         plain = spike_zscore is None
@@ -168,6 +191,22 @@ def _warn_clip(rules: list[Rule]) -> None:
     )
 
 
+def _logits_clipped(
+    threshold: Any, attention: Mapping[str, AttentionSpec]
+) -> optax.GradientTransformation:
+    normed = [name for name, layer in attention.items() if layer.normed]
+    if normed:
+        warnings.warn(
+            f"optim.whole_tree.qk_clip does nothing in {len(normed)} of "
+            f"{len(attention)} attention layers ({normed[0]}, ...): they divide "
+            "queries and keys by their norms, so the scale of the weights has no "
+            "effect on logits; set model.qk_norm=False or leave qk_clip out",
+            JoptWarning,
+            stacklevel=3,
+        )
+    return qk_clip(threshold, attention=attention)
+
+
 def _shardings(leaves: Mapping[str, Any]) -> dict[str, NamedSharding] | None:
     """Where the parameters lie, if each of them lies on a mesh."""
     found = {path: getattr(leaf, "sharding", None) for path, leaf in leaves.items()}
@@ -193,4 +232,7 @@ def _transform(
 
 
 def _scheduled(value: Any) -> Any:
-    return optax.linear_schedule(**entries(value)) if hasattr(value, "items") else value
+    if not hasattr(value, "items"):
+        return value
+    table = entries(value)
+    return optax.linear_schedule(**table) if SCHEDULE_KEYS & table.keys() else table

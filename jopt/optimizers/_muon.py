@@ -52,6 +52,9 @@ def muon(
         weight_decay: multiplied by the learning rate; a number, traced or not, or a
             schedule.
         mask: which parameters decay, as in `optax.adamw`.
+        control: what else is done about the size of the matrices, a
+            `jopt.optimizers.Control` or a mapping such as {"floor": 0.35}; the fallback
+            has none of it.
         fallback: optimizer of the other parameters, with its own learning rate. None is
             `optax.adamw(learning_rate, b1=0.9, b2=0.95)` with the same decay and mask.
         labels: `spectral` or `fallback` for each parameter, as a tree or a function of
@@ -91,5 +94,6 @@ def muon(
         ),
         scale_by_shape(scale, **where),
         learning_rate=learning_rate,
+        **where,
         **options_of(descend, options),
     )

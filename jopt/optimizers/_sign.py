@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import optax
 
-from jopt.optimizers._chain import Mask, descend
+from jopt.optimizers._chain import descend
+from jopt.optimizers._options import options_of, takes_options_of
 from jopt.transforms import dual_ema, ema, sign_tree, steepest_descent
 
 
+@takes_options_of(descend)
 def signum(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
     *,
     nesterov: bool = False,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
-    mask: Mask = None,
     mu_dtype: jax.typing.DTypeLike | None = None,
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """The sign of momentum: M <- b1 M + (1 - b1) G, W <- W - lr (sign(M) + decay W).
 
@@ -27,6 +30,11 @@ def signum(
         nesterov: takes the sign of b1 M + (1 - b1) G with the new M. Static.
         weight_decay: multiplied by the learning rate; may be traced or a schedule.
         mask: which parameters decay, as in `optax.adamw`. Static.
+        control: what else is done about the size of the weights, a
+            `jopt.optimizers.Control` or a mapping such as {"floor": 0.35}. Static, but
+            for the numbers in it.
+        matrix_specs, shardings: as in `scale_by_orthogonalization`, for the norms of
+            `control`; signs need none. Static.
         mu_dtype: dtype of the stored momentum; None is that of the parameter. Static.
 
     State: one array for each parameter. The sign is taken of the float32 average,
@@ -45,19 +53,18 @@ def signum(
     return descend(
         steepest_descent(ema(b1, nesterov=nesterov, mu_dtype=mu_dtype), sign_tree),
         learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
+        **options_of(descend, options),
     )
 
 
+@takes_options_of(descend)
 def lion(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.99,
     *,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
-    mask: Mask = None,
     mu_dtype: jax.typing.DTypeLike | None = None,
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """The sign of one average, while a slower one is remembered.
 
@@ -71,6 +78,11 @@ def lion(
         weight_decay: multiplied by the learning rate, so usually 3 to 10 times above
             AdamW's; may be traced or a schedule.
         mask: which parameters decay, as in `optax.adamw`. Static.
+        control: what else is done about the size of the weights, a
+            `jopt.optimizers.Control` or a mapping such as {"floor": 0.35}. Static, but
+            for the numbers in it.
+        matrix_specs, shardings: as in `scale_by_orthogonalization`, for the norms of
+            `control`; signs need none. Static.
         mu_dtype: dtype of the stored memory; None is that of the parameter. Static.
 
     State: one array for each parameter. C is computed in float32 whatever the dtypes.
@@ -88,6 +100,5 @@ def lion(
     return descend(
         steepest_descent(dual_ema(b1, b2, mu_dtype=mu_dtype), sign_tree),
         learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
+        **options_of(descend, options),
     )

@@ -39,10 +39,13 @@ def default_config() -> ConfigDict:
                 # `clip`: largest norm of the whole gradient. `skip_nonfinite`: a step
                 # with NaN or infinity changes nothing. `spike_zscore`: nor does one
                 # whose loss or gradient norm is so many deviations above the usual.
+                # `qk_clip`: the largest attention logit; query and key weights of a
+                # head above it are scaled down after the step (model.qk_norm=False).
                 "whole_tree": {
                     "clip": placeholder(float),
                     "skip_nonfinite": False,
                     "spike_zscore": placeholder(float),
+                    "qk_clip": placeholder(float),
                 },
             },
             "oracle": {"name": "value_and_grad", "half_difference": False},

@@ -118,10 +118,15 @@ def make_plan(config: ConfigDict) -> Plan:
     params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
     params = _placed(params, shard_parameters(params, mesh))
     optimizer = _monitored(
-        build(config, params, matrix_specs=model.matrix_specs), config, model
+        build(
+            config, params, matrix_specs=model.matrix_specs, attention=model.attention
+        ),
+        config,
+        model,
     )
+    watched = model.attention if "max_attention_logits" in optimizer.needs else ()
     oracle = value_and_grad(
-        task.objective(model),
+        task.objective(model, taps=tuple(watched)),
         accumulation=config.train.accumulation,
         half_difference=config.oracle.half_difference
         or "half_difference" in optimizer.needs,

@@ -85,6 +85,8 @@ def _extra_args(
         "value": gradients.value,
         "grad_fn": gradients.grad_fn,
         "half_difference": gradients.half_difference,
+        # Stacked over microbatches, of which the transform takes the largest.
+        "max_attention_logits": gradients.aux.taps,
         "key": key,
     }
     return {name: available[name] for name in needs}

@@ -12,7 +12,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jopt import data, objectives
-from jopt.models import Model
 from jopt.training._source import ExampleSource, Source, TextSource
 
 Totals = dict[str, Any]  # name -> float64 number
@@ -23,7 +22,7 @@ class Task:
     """An objective and everything about it that the loop does not need to know.
 
     Attributes:
-        objective: the loss of a model.
+        objective: the loss of a model, which hands out `taps`.
         sums: exact sums of a model over a batch, for evaluation.
         count: name of the sum and metric that holds how many items were counted.
         headline: the metric that stands for a run, and its unit.
@@ -35,7 +34,7 @@ class Task:
         writes_text: whether the trained model can write a sample.
     """
 
-    objective: Callable[[Model], Callable[..., Any]]
+    objective: Callable[..., Callable[..., Any]]
     sums: Callable[..., Callable[..., dict[str, jax.Array]]]
     count: str
     headline: tuple[str, str]

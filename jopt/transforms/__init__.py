@@ -1,7 +1,11 @@
 """Gradient transformations: momentum, geometries, scaling by shape."""
 
+from jopt.transforms._brake import radial_brake
+from jopt.transforms._cautious import CautiousState, cautious_weight_decay
 from jopt.transforms._clip import clip_by_global_norm
 from jopt.transforms._dispatch import map_matrices, map_stacks
+from jopt.transforms._floor import update_floor
+from jopt.transforms._hyperball import HyperballState, hyperball
 from jopt.transforms._momentum import (
     Momentum,
     MomentumState,
@@ -23,6 +27,7 @@ from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._polar import PolarMap, checked, polar_map
+from jopt.transforms._qk_clip import QkClipState, qk_clip
 from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
 from jopt.transforms._sign import scale_by_sign, sign_tree
 from jopt.transforms._skip import (
@@ -45,17 +50,21 @@ from jopt.transforms._views import Views
 __all__ = [
     "FIGURES",
     "LAYERS",
+    "CautiousState",
     "Declared",
     "Distribute",
+    "HyperballState",
     "MatrixSpecs",
     "Momentum",
     "MomentumState",
     "MonitorState",
     "NanPolicy",
     "PolarMap",
+    "QkClipState",
     "ShapeMode",
     "SkipState",
     "Views",
+    "cautious_weight_decay",
     "checked",
     "clip_by_global_norm",
     "declared_specs",
@@ -63,11 +72,14 @@ __all__ = [
     "ema",
     "find_spec",
     "heavy_ball",
+    "hyperball",
     "layer_metrics",
     "map_matrices",
     "map_stacks",
     "monitor",
     "polar_map",
+    "qk_clip",
+    "radial_brake",
     "read_specs",
     "resolve_specs",
     "robust_zscore",
@@ -82,5 +94,6 @@ __all__ = [
     "skip_spikes",
     "steepest_descent",
     "unmonitored",
+    "update_floor",
     "without_nonfinite",
 ]

@@ -50,6 +50,7 @@ class Case:
         shapes: tree of parameter shapes.
         scale_free: the update does not depend on the scale of the gradients.
         static: arguments for `static_args` of `optax.inject_hyperparams`.
+        restless: moves weights whatever the gradient, besides decay.
         slow: much the same as a case that is quicker, and not among the quick tests.
     """
 
@@ -60,6 +61,7 @@ class Case:
     shapes: dict[str, Any] = dataclasses.field(default_factory=lambda: MODEL_SHAPES)
     scale_free: bool = False
     static: tuple[str, ...] = ()
+    restless: bool = False
     slow: bool = False
 
     def tx(self, **overrides: Any) -> optax.GradientTransformationExtraArgs:
@@ -120,6 +122,30 @@ def monitored(learning_rate: Any, weight_decay: Any) -> Any:
     inner = jopt.lion(learning_rate, weight_decay=weight_decay)
     specs = {"stack": MATRIX_SPECS["stack"]}
     return jopt.monitor(inner, 1, matrix_specs=specs)
+
+
+def controlled(learning_rate: Any, weight_decay: Any, floor: Any, brake: Any) -> Any:
+    """All of weight-side control that goes together, behind one optimizer."""
+    return jopt.lion(
+        learning_rate,
+        weight_decay=weight_decay,
+        matrix_specs=MATRIX_SPECS,
+        control={"cautious": True, "floor": floor, "brake": brake},
+    )
+
+
+def qk_clipped(learning_rate: Any, threshold: Any) -> Any:
+    """One head of queries above the threshold, whose logits are always the same."""
+    view = jopt.MatrixSpec((0,), (1,))
+    layer = jopt.AttentionSpec(jopt.Heads("up", view), jopt.Heads("down", view))
+    clip = jopt.qk_clip(threshold, attention={"attn": layer})
+    logits = {"max_attention_logits": {"attn": jnp.array([9.0])}}
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        return clip.update(updates, state, params, **logits, **extra_args)
+
+    clip_at_nine = optax.GradientTransformationExtraArgs(clip.init, update)
+    return optax.chain(jopt.signum(learning_rate), clip_at_nine)
 
 
 RATE = {"learning_rate": 0.01, "weight_decay": 0.1}
@@ -203,6 +229,48 @@ CASES = (
         {"stack": (2, 4, 6), "bias": (6,)},
         scale_free=True,
     ),
+    Case(
+        "hyperball",
+        jopt.hyperball,
+        {"learning_rate": 0.01, "matrix_specs": MATRIX_SPECS},
+        ("learning_rate",),
+        MATRIX_SHAPES,
+        scale_free=True,
+    ),
+    Case(
+        "controlled",
+        controlled,
+        # The floor is above what signs are beside these weights.
+        RATE | {"floor": 3.0, "brake": 0.5},
+        (*RATE, "floor", "brake"),
+        MATRIX_SHAPES,
+        scale_free=True,
+    ),
+    Case(
+        "update_floor",
+        jopt.update_floor,
+        {"ratio": 3.0, "matrix_specs": MATRIX_SPECS},
+        ("ratio",),
+        MATRIX_SHAPES,
+        slow=True,
+    ),
+    Case(
+        "radial_brake",
+        jopt.radial_brake,
+        {"outward": 0.5, "matrix_specs": MATRIX_SPECS},
+        ("outward",),
+        MATRIX_SHAPES,
+        slow=True,
+    ),
+    Case(
+        "qk_clip",
+        qk_clipped,
+        {"learning_rate": 0.01, "threshold": 4.0},
+        ("threshold",),
+        MATRIX_SHAPES,
+        restless=True,
+        slow=True,
+    ),
     Case("clip", jopt.clip_by_global_norm, {"max_norm": 2.0}, ("max_norm",)),
 )
 
@@ -217,6 +285,7 @@ SUBSETS: dict[str, Callable[[Case], bool]] = {
     "rated_case": lambda case: (
         "learning_rate" in case.traced and case.make is not optax.adamw
     ),
+    "resting_case": lambda case: not case.restless,
     "free_case": lambda case: case.scale_free,
     "movable_case": lambda case: case.make is not built,  # Rules are for one tree.
 }

@@ -157,13 +157,15 @@ def test_save_restore_continue_equals_continue(case, dtype, run, tmp_path):
     assert digest(straight) == digest(resumed)
 
 
-def test_zero_gradients_are_finite_and_still_decay(case, dtype):
-    tx, params = case.tx(), case.params(dtype)
+def test_zero_gradients_are_finite_and_still_decay(resting_case, dtype):
+    tx, params = resting_case.tx(), resting_case.params(dtype)
     grads = jax.tree.map(jnp.zeros_like, params)
     updates, state = tx.update(grads, tx.init(params), params)
     for leaf in jax.tree.leaves((updates, state)):
         assert bool(jnp.all(jnp.isfinite(leaf)))
-    rate = case.kwargs.get("learning_rate", 0.0) * case.kwargs.get("weight_decay", 0.0)
+    rate = resting_case.kwargs.get("learning_rate", 0.0) * resting_case.kwargs.get(
+        "weight_decay", 0.0
+    )
     for u, p in zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True):
         expected = -rate * p.astype(jnp.float32)
         # Two or three roundings to the parameter's dtype.
