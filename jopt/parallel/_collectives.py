@@ -47,7 +47,7 @@ def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
     What they cost is known before anything runs, and for any number of simulated
     devices: `jax.jit(f).lower(*args).compile()` is enough.
 
-    >>> collectives(jax.jit(jnp.sin).lower(1.0).compile())
+    >>> collectives(jax.jit(jax.numpy.sin).lower(1.0).compile())
     []
     """
     text = compiled.as_text()

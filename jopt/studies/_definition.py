@@ -34,7 +34,7 @@ def default_sweep() -> ConfigDict:
             "overrides": {},  # of all jobs
             "arms": {},  # name -> arm(...)
             # The best trial of each arm again, on seeds that tuned nothing. `size`
-            # replaces what follows the `:` of the arm's config; "" keeps it.
+            # replaces the last word after the `:` of the arm's config; "" keeps it.
             "final": {"size": "", "seeds": (), "overrides": {}},
         }
     )
@@ -217,12 +217,25 @@ def _flags(
     if stage == FINAL:
         settings += flatten(config.final.overrides)
         if config.final.size:
-            reference = f"{reference.partition(':')[0]}:{config.final.size}"
+            reference = resized(reference, config.final.size)
     merged = {**dict(settings), **values, "seed": seed}
     return (
         f"--config={reference}",
         *(f"--config.{key}={_text(key, value)}" for key, value in merged.items()),
     )
+
+
+def resized(reference: str, size: str) -> str:
+    """The same config of another size: the last word behind its `:` is the size.
+
+    >>> resized("configs/muon_lm.py:micro", "tiny")
+    'configs/muon_lm.py:tiny'
+    >>> resized("configs/family_lm.py:soap,micro", "tiny")
+    'configs/family_lm.py:soap,tiny'
+    """
+    file, _, argument = reference.partition(":")
+    *others, _ = argument.split(",")
+    return f"{file}:{','.join([*others, size])}"
 
 
 def _text(key: str, value: Any) -> str:

@@ -84,7 +84,8 @@ def scale_by_orthogonalization(
     and Cevher 2015, Preconditioned spectral descent for deep learning (NeurIPS). The
     momentum has no bias correction, which changes nothing here.
 
-    >>> tx = scale_by_orthogonalization()
+    >>> import jax.numpy as jnp
+    >>> tx = scale_by_orthogonalization(coeffs="polar_express")
     >>> params = {"w": jnp.zeros((2, 2))}
     >>> grads = {"w": jnp.array([[3e-9, 0.0], [0.0, 1e-9]])}
     >>> tx.update(grads, tx.init(params))[0]["w"].round(1).tolist()

@@ -109,7 +109,16 @@ def polar_map(
 
 
 def checked(rule: Momentum, views: Views) -> Momentum:
-    """`rule`, whose `init` fails for parameters that cannot be seen as matrices."""
+    """`rule`, whose `init` fails for parameters that cannot be seen as matrices.
+
+    >>> from jopt.transforms import ema
+    >>> rule = checked(ema(0.9), Views())
+    >>> rule.init({"w": jnp.ones((2, 2))}).mu["w"].shape
+    (2, 2)
+    >>> rule.init({"bias": jnp.ones(2)})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    jopt.errors.ShapeError: these parameters cannot be seen as matrices:...
+    """
 
     def init(params: PyTree) -> Any:
         views.specs(params)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-import pkgutil
-
 import numpy as np
 import pytest
 
-import jopt.data
 from jopt.data import Corpus
 from jopt.data._corpus import Document, cut, split
 from jopt.errors import DataError, ShapeError
@@ -80,13 +75,3 @@ def test_arrays_that_do_not_fit_are_refused(change, message):
     Corpus(**good)
     with pytest.raises(ShapeError, match=message):
         Corpus(**good | change)
-
-
-def test_examples_in_docstrings():
-    modules = [jopt.data] + [
-        importlib.import_module(f"jopt.data.{module.name}")
-        for module in pkgutil.iter_modules(jopt.data.__path__)
-    ]
-    results = [doctest.testmod(module) for module in modules]
-    assert sum(result.failed for result in results) == 0
-    assert sum(result.attempted for result in results) >= 20

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 
-from jopt.reporting import _tables, markdown_table
-
-
-def test_examples():
-    assert doctest.testmod(_tables).failed == 0
+from jopt.reporting import markdown_table
 
 
 def test_numbers_go_right():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import warnings
 
 import numpy as np
@@ -22,19 +20,12 @@ from jopt.studies import (
     uniform,
 )
 
-MODULES = ("_space", "_samplers", "_identity", "statistics")
 SPACE = {
     "a.rate": log_uniform(1e-4, 1e-1),
     "a.b1": one_minus_log_uniform(0.01, 1.0),
     "decay": conditional(0.5, log_uniform(1e-6, 1e-2)),
     "width": int_log_uniform(1, 4),
 }
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_examples(name):
-    found = doctest.testmod(importlib.import_module(f"jopt.studies.{name}"))
-    assert found.attempted and not found.failed
 
 
 @pytest.mark.parametrize(
