@@ -1,6 +1,8 @@
 """Gradient transformations: momentum, geometries, scaling by shape."""
 
+from jopt.transforms._alternate import alternate, alternating_schedule, is_due
 from jopt.transforms._clip import clip_by_global_norm
+from jopt.transforms._counted import CountedGeometry, CountedState, counted_descent
 from jopt.transforms._dispatch import map_matrices, map_stacks
 from jopt.transforms._momentum import (
     Momentum,
@@ -8,6 +10,7 @@ from jopt.transforms._momentum import (
     dual_ema,
     ema,
     heavy_ball,
+    no_momentum,
     scale_by_momentum,
     steepest_descent,
 )
@@ -23,8 +26,21 @@ from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._polar import PolarMap, checked, polar_map
-from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
-from jopt.transforms._sign import scale_by_sign, sign_tree
+from jopt.transforms._shape import (
+    ShapeMap,
+    ShapeMode,
+    scale_by_shape,
+    shape_map,
+    shape_scale,
+)
+from jopt.transforms._sign import (
+    SignMap,
+    scale_by_sign,
+    sign_descent,
+    sign_map,
+    sign_tree,
+    soft_sign,
+)
 from jopt.transforms._skip import (
     SkipState,
     robust_zscore,
@@ -41,10 +57,14 @@ from jopt.transforms._specs import (
     resolve_specs,
 )
 from jopt.transforms._views import Views
+from jopt.transforms._vote import AxisName, majority_vote
 
 __all__ = [
     "FIGURES",
     "LAYERS",
+    "AxisName",
+    "CountedGeometry",
+    "CountedState",
     "Declared",
     "Distribute",
     "MatrixSpecs",
@@ -53,20 +73,28 @@ __all__ = [
     "MonitorState",
     "NanPolicy",
     "PolarMap",
+    "ShapeMap",
     "ShapeMode",
+    "SignMap",
     "SkipState",
     "Views",
+    "alternate",
+    "alternating_schedule",
     "checked",
     "clip_by_global_norm",
+    "counted_descent",
     "declared_specs",
     "dual_ema",
     "ema",
     "find_spec",
     "heavy_ball",
+    "is_due",
     "layer_metrics",
+    "majority_vote",
     "map_matrices",
     "map_stacks",
     "monitor",
+    "no_momentum",
     "polar_map",
     "read_specs",
     "resolve_specs",
@@ -76,10 +104,14 @@ __all__ = [
     "scale_by_shape",
     "scale_by_sign",
     "select",
+    "shape_map",
     "shape_scale",
+    "sign_descent",
+    "sign_map",
     "sign_tree",
     "skip_nonfinite",
     "skip_spikes",
+    "soft_sign",
     "steepest_descent",
     "unmonitored",
     "without_nonfinite",
