@@ -35,10 +35,17 @@ def alternate(
     [-1.0, 1.0, -1.0]
     """
 
+    branches = _function(first), _function(others)
+
     def geometry(direction: PyTree, step: jax.Array) -> PyTree:
-        return jax.lax.cond(is_due(step, period), first, others, direction, step)
+        return jax.lax.cond(is_due(step, period), *branches, direction, step)
 
     return geometry
+
+
+def _function(geometry: CountedGeometry) -> CountedGeometry:
+    """A branch has to have a hash, and what holds views of matrices has none."""
+    return lambda direction, step: geometry(direction, step)
 
 
 def is_due(step: jax.Array, period: jax.typing.ArrayLike) -> jax.Array:

@@ -70,9 +70,13 @@ def _alike(sound: PyTree, state: Any) -> bool:
     ours, theirs = _by_path(sound), _by_path(state)
     # A leaf without a gradient may still have a place in the state.
     return ours.keys() == theirs.keys() and all(
-        leaf is None or jnp.shape(leaf) == jnp.shape(theirs[path])
+        leaf is None or _shape(leaf) == _shape(theirs[path])
         for path, leaf in ours.items()
     )
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    return None if leaf is None else jnp.shape(leaf)
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:

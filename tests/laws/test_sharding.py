@@ -12,7 +12,10 @@ DEVICES = 4
 # The order of sums differs, and Newton-Schulz amplifies that; see test_contract.
 TOLERANCE = 1e-5
 # What has no state, or none that is shaped like a parameter.
-STATELESS = {"scale_by_sign", "scale_by_shape", "clip"}
+STATELESS = {
+    *("sign_sgd", "scale_by_sign", "signs_with_noise", "soft_signs"),
+    *("scale_by_shape", "clip"),
+}
 
 
 @pytest.mark.devices
