@@ -13,7 +13,7 @@ from jopt.errors import ConfigError, JoptWarning, nearest
 from jopt.optimizers._catalog import arguments
 from jopt.optimizers._config import entries, read
 from jopt.optimizers._rules import Rule, assign, read_rules, split_heads
-from jopt.optimizers._schedules import schedule_from_config
+from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
 from jopt.optimizers._table import Row, make_table
 from jopt.transforms import (
     MatrixSpecs,
@@ -180,7 +180,7 @@ def _transform(
 ) -> optax.GradientTransformation:
     keywords = dict(rule.arguments)
     for name in keywords:
-        if name == "learning_rate" or name.endswith("_learning_rate"):
+        if is_learning_rate(name):
             keywords[name] = _following(schedule, keywords[name])
     known, _ = arguments(rule.entry)
     try:

@@ -161,4 +161,4 @@ def test_votes_and_turns_on_four_devices(on_devices):
         assert {kind for kind, *_ in sent[name]} == {"all-reduce"}
         assert {dtype for _, dtype, *_ in sent[name]} <= dtypes, sent
     assert found["turns"] == {"jit": True, "shard_map": True, "pmap": True}, found
-    assert found["dither"], found
+    assert found["dither"] and found["shards"], found

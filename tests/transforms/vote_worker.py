@@ -129,6 +129,28 @@ def check_dither():
     return equal and ties and set(np.unique(voted)) == {-1.0, 0.0, 1.0}
 
 
+def check_noise_of_shards():
+    """The RMS is that of the whole matrix, and shards draw for themselves.
+
+    One shard holds what is large; by its own RMS no other would see a flip.
+    """
+    mesh = make_mesh(fsdp=4)
+    x = {"w": jnp.ones((40, 4)).at[:, 0].set(100.0)}
+    cut = {"w": P(None, "fsdp")}
+    where = {"w": NamedSharding(mesh, cut["w"])}
+    tx = jopt.scale_by_sign(dither=0.05, shardings=where)
+
+    def one(x):
+        return tx.update(x, tx.init(x))[0]
+
+    mapped = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=(cut,), out_specs=cut))
+    shards, whole = np.asarray(mapped(x)["w"]), np.asarray(jax.jit(one)(x)["w"])
+    # Phi(-1 / 2.5) = 0.34 of 40 entries in a column.
+    flips = [[int(n) for n in (found < 0).sum(axis=0)] for found in (shards, whole)]
+    apart = len({tuple(column) for column in shards[:, 1:].T}) == 3
+    return apart and all(f[0] == 0 and 4 <= min(f[1:]) <= 24 for f in flips)
+
+
 def turns():
     """Four steps of LionMuon, two of each kind, on a mesh and on one device."""
     mesh = make_mesh(data=2, fsdp=2)
@@ -214,6 +236,7 @@ def main():
                 "leaves": len(SHAPES),
                 "turns": turns(),
                 "dither": check_dither(),
+                "shards": check_noise_of_shards(),
             }
         )
     )
