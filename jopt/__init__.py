@@ -17,7 +17,10 @@ from jopt.optimizers import (
     describe_labels,
     label_params,
     lion,
+    lion_muon,
     muon,
+    sign_muon,
+    sign_sgd,
     signum,
 )
 from jopt.transforms import (
@@ -52,6 +55,7 @@ __all__ = [
     "label_params",
     "linalg",
     "lion",
+    "lion_muon",
     "monitor",
     "muon",
     "optimizers",
@@ -63,6 +67,8 @@ __all__ = [
     "scale_by_orthogonalization",
     "scale_by_shape",
     "scale_by_sign",
+    "sign_muon",
+    "sign_sgd",
     "signum",
     "skip_nonfinite",
     "skip_spikes",

@@ -7,8 +7,9 @@ from jopt.optimizers._control import Control
 from jopt.optimizers._labels import describe_labels, label_params
 from jopt.optimizers._muon import muon
 from jopt.optimizers._routed import spectral_and_fallback
-from jopt.optimizers._schedules import schedule_from_config
-from jopt.optimizers._sign import lion, signum
+from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
+from jopt.optimizers._sign import lion, sign_sgd, signum
+from jopt.optimizers._sign_muon import lion_muon, sign_muon
 from jopt.optimizers._table import Row, explain
 
 __all__ = [
@@ -23,10 +24,14 @@ __all__ = [
     "describe_labels",
     "explain",
     "find_entry",
+    "is_learning_rate",
     "label_params",
     "lion",
+    "lion_muon",
     "muon",
     "schedule_from_config",
+    "sign_muon",
+    "sign_sgd",
     "signum",
     "spectral_and_fallback",
 ]

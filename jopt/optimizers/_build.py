@@ -15,7 +15,7 @@ from jopt.matrix import AttentionSpec
 from jopt.optimizers._catalog import arguments
 from jopt.optimizers._config import entries, read
 from jopt.optimizers._rules import Rule, assign, read_rules, split_heads
-from jopt.optimizers._schedules import schedule_from_config
+from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
 from jopt.optimizers._table import Row, make_table
 from jopt.transforms import (
     MatrixSpecs,
@@ -65,12 +65,12 @@ def build(
     many. An argument that is a table with `init_value`, `end_value` and
     `transition_steps` is that `optax.linear_schedule`, such as a warm-up of `beta`; any
     other table is passed on as it is (`control`).
-    Every learning rate is multiplied by the factor of
-    `schedule_from_config(config.train)`. `config.optim.whole_tree.clip` is the largest
-    norm of the whole gradient, before the rules. `whole_tree.qk_clip` is the threshold
-    of `jopt.qk_clip`, after the rules. `jopt.skip_nonfinite` wraps all of it with
-    `whole_tree.skip_nonfinite`, and `jopt.skip_spikes` with a
-    `whole_tree.spike_zscore`.
+    Every learning rate, also one with a longer name such as `sign_learning_rate`, is
+    multiplied by the factor of `schedule_from_config(config.train)`.
+    `config.optim.whole_tree.clip` is the largest norm of the whole gradient, before the
+    rules. `whole_tree.qk_clip` is the threshold of `jopt.qk_clip`, after the rules.
+    `jopt.skip_nonfinite` wraps all of it with `whole_tree.skip_nonfinite`, and
+    `jopt.skip_spikes` with a `whole_tree.spike_zscore`.
 
     Args:
         config: the whole run config: an `ml_collections.ConfigDict`, or mappings or
@@ -218,9 +218,9 @@ def _transform(
     rule: Rule, schedule: optax.Schedule, shared: Mapping[str, Any], faults: list[str]
 ) -> optax.GradientTransformation:
     keywords = dict(rule.arguments)
-    peak = keywords.pop("learning_rate", None)
-    if peak is not None:
-        keywords["learning_rate"] = lambda step: peak * schedule(step)
+    for name in keywords:
+        if is_learning_rate(name):
+            keywords[name] = _following(schedule, keywords[name])
     known, _ = arguments(rule.entry)
     try:
         keywords = {name: _scheduled(value) for name, value in keywords.items()}
@@ -229,6 +229,10 @@ def _transform(
     except (TypeError, ValueError) as error:
         faults.append(f"optim.rules.{rule.name} ({rule.optimizer}): {error}")
         return optax.identity()
+
+
+def _following(schedule: optax.Schedule, peak: Any) -> optax.Schedule:
+    return lambda step: peak * schedule(step)
 
 
 def _scheduled(value: Any) -> Any:

@@ -11,7 +11,8 @@ import optax
 
 from jopt.errors import ConfigError, check_choice, import_name
 from jopt.optimizers._muon import muon
-from jopt.optimizers._sign import lion, signum
+from jopt.optimizers._sign import lion, sign_sgd, signum
+from jopt.optimizers._sign_muon import lion_muon, sign_muon
 
 # Arguments that a rule cannot set: they follow from the model and the mesh.
 FROM_MODEL = frozenset({"matrix_specs", "shardings"})
@@ -25,7 +26,8 @@ class Entry:
         constructor: `constructor(learning_rate, **keyword arguments)`. A rule may set
             any argument that its signature names. `matrix_specs` and `shardings` are
             passed to it if it has arguments of these names.
-        scale_free: a common factor on all gradients has no effect on the updates.
+        scale_free: a common factor on all gradients has no effect on the updates, with
+            the default arguments.
         spectral: every parameter must be a matrix.
         needs: extra args (`jopt.optimizers.EXTRA_ARGS`) without which it cannot update.
     """
@@ -52,8 +54,11 @@ CATALOG: dict[str, Entry] = {
     "sgd": Entry(optax.sgd),
     "adamw": Entry(optax.adamw),
     "muon": Entry(muon.matrices, scale_free=True, spectral=True),
+    "sign_sgd": Entry(sign_sgd, scale_free=True),
     "signum": Entry(signum, scale_free=True),
     "lion": Entry(lion, scale_free=True),
+    "sign_muon": Entry(sign_muon.matrices, scale_free=True, spectral=True),
+    "lion_muon": Entry(lion_muon.matrices, scale_free=True, spectral=True),
 }
 
 

@@ -65,6 +65,17 @@ def schedule_from_config(train: Any) -> optax.Schedule:
     return factor
 
 
+def is_learning_rate(argument: str) -> bool:
+    """Whether an argument of an optimizer is a learning rate, by its name.
+
+    >>> is_learning_rate("learning_rate"), is_learning_rate("sign_learning_rate")
+    (True, True)
+    >>> is_learning_rate("b1")
+    False
+    """
+    return argument == "learning_rate" or argument.endswith("_learning_rate")
+
+
 def _warmup(step: jax.typing.ArrayLike, warmup: int) -> jax.Array:
     done = jnp.asarray(step, jnp.float32) + 1
     return jnp.minimum(done / max(warmup, 1), 1.0)

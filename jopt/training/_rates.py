@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jopt.optimizers import schedule_from_config
+from jopt.optimizers import is_learning_rate, schedule_from_config
 
 
 class LearningRates:
     """`optim/<rule>/learning_rate` at every update of a run, computed once.
+
+    A rule that sets others, such as `sign_learning_rate`, has them by their names.
 
     A device that is asked for one number between two steps would have to finish the
     step in flight first.
@@ -23,12 +25,14 @@ class LearningRates:
         factor = np.asarray(jax.jit(schedule_from_config(config.train))(steps))
         self._factor = np.broadcast_to(factor, steps.shape)
         rules = config.optim.rules
-        self._peaks = {name: rules[name].learning_rate for name in config.optim.order}
+        self._peaks = {
+            f"optim/{name}/{argument}": value
+            for name in config.optim.order
+            for argument, value in rules[name].items()
+            if is_learning_rate(argument) and value is not None
+        }
 
     def at(self, update: int) -> dict[str, float]:
         """The rates of an update; the first one is number 0."""
         factor = float(self._factor[update])
-        return {
-            f"optim/{name}/learning_rate": peak * factor
-            for name, peak in self._peaks.items()
-        }
+        return {name: peak * factor for name, peak in self._peaks.items()}

@@ -1,8 +1,10 @@
 """Gradient transformations: momentum, geometries, scaling by shape."""
 
+from jopt.transforms._alternate import alternate, alternating_schedule, is_due
 from jopt.transforms._brake import radial_brake
 from jopt.transforms._cautious import CautiousState, cautious_weight_decay
 from jopt.transforms._clip import clip_by_global_norm
+from jopt.transforms._counted import CountedGeometry, CountedState, counted_descent
 from jopt.transforms._dispatch import map_matrices, map_stacks
 from jopt.transforms._floor import update_floor
 from jopt.transforms._hyperball import HyperballState, hyperball
@@ -12,6 +14,7 @@ from jopt.transforms._momentum import (
     dual_ema,
     ema,
     heavy_ball,
+    no_momentum,
     scale_by_momentum,
     steepest_descent,
 )
@@ -28,8 +31,21 @@ from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._polar import PolarMap, checked, polar_map
 from jopt.transforms._qk_clip import QkClipState, qk_clip
-from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
-from jopt.transforms._sign import scale_by_sign, sign_tree
+from jopt.transforms._shape import (
+    ShapeMap,
+    ShapeMode,
+    scale_by_shape,
+    shape_map,
+    shape_scale,
+)
+from jopt.transforms._sign import (
+    SignMap,
+    scale_by_sign,
+    sign_descent,
+    sign_map,
+    sign_tree,
+    soft_sign,
+)
 from jopt.transforms._skip import (
     SkipState,
     robust_zscore,
@@ -46,11 +62,15 @@ from jopt.transforms._specs import (
     resolve_specs,
 )
 from jopt.transforms._views import Views
+from jopt.transforms._vote import AxisName, majority_vote
 
 __all__ = [
     "FIGURES",
     "LAYERS",
+    "AxisName",
     "CautiousState",
+    "CountedGeometry",
+    "CountedState",
     "Declared",
     "Distribute",
     "HyperballState",
@@ -61,22 +81,30 @@ __all__ = [
     "NanPolicy",
     "PolarMap",
     "QkClipState",
+    "ShapeMap",
     "ShapeMode",
+    "SignMap",
     "SkipState",
     "Views",
+    "alternate",
+    "alternating_schedule",
     "cautious_weight_decay",
     "checked",
     "clip_by_global_norm",
+    "counted_descent",
     "declared_specs",
     "dual_ema",
     "ema",
     "find_spec",
     "heavy_ball",
     "hyperball",
+    "is_due",
     "layer_metrics",
+    "majority_vote",
     "map_matrices",
     "map_stacks",
     "monitor",
+    "no_momentum",
     "polar_map",
     "qk_clip",
     "radial_brake",
@@ -88,10 +116,14 @@ __all__ = [
     "scale_by_shape",
     "scale_by_sign",
     "select",
+    "shape_map",
     "shape_scale",
+    "sign_descent",
+    "sign_map",
     "sign_tree",
     "skip_nonfinite",
     "skip_spikes",
+    "soft_sign",
     "steepest_descent",
     "unmonitored",
     "update_floor",

@@ -43,6 +43,23 @@ class Momentum(NamedTuple):
     update: Callable[[PyTree, Any], tuple[PyTree, Any]]
 
 
+def no_momentum() -> Momentum:
+    """The gradient itself as the direction; no state.
+
+    >>> rule = no_momentum()
+    >>> rule.update(jnp.array([4.0]), rule.init(jnp.array([0.0])))[0].tolist()
+    [4.0]
+    """
+
+    def update(grads: PyTree, state: optax.EmptyState) -> tuple[PyTree, Any]:
+        def wide(g: jax.Array) -> jax.Array:
+            return g.astype(jnp.promote_types(g.dtype, jnp.float32))
+
+        return jax.tree.map(wide, grads), state
+
+    return Momentum(optax.init_empty_state, update)
+
+
 def ema(
     beta: optax.ScalarOrSchedule,
     *,

@@ -15,11 +15,12 @@ from jopt.tree import PyTree, path_string
 NanPolicy: TypeAlias = Literal["propagate", "zero"]
 
 
-def without_nonfinite(rule: Momentum, views: Views) -> Momentum:
+def without_nonfinite(rule: Momentum, views: Views | None) -> Momentum:
     """`rule`, but a matrix whose gradient has NaN or infinity gets the direction 0.
 
     Whatever the state of `rule` holds in the shape of parameters stays as it was for
-    that matrix. The other matrices are untouched.
+    that matrix. The other matrices are untouched. Without `views` every entry counts by
+    itself, as geometries do that look at entries.
 
     >>> from jopt.transforms import ema
     >>> rule = without_nonfinite(ema(0.5), Views())
@@ -30,7 +31,10 @@ def without_nonfinite(rule: Momentum, views: Views) -> Momentum:
     """
 
     def update(grads: PyTree, state: Any) -> tuple[PyTree, Any]:
-        sound = views.map(_finite_matrices, grads)
+        if views is None:
+            sound = jax.tree.map(jnp.isfinite, grads)
+        else:
+            sound = views.map(_finite_matrices, grads)
         direction, new_state = rule.update(grads, state)
         zeros = jax.tree.map(jnp.zeros_like, direction)
         return _where(sound, direction, zeros), _keep(sound, new_state, state)
@@ -66,9 +70,13 @@ def _alike(sound: PyTree, state: Any) -> bool:
     ours, theirs = _by_path(sound), _by_path(state)
     # A leaf without a gradient may still have a place in the state.
     return ours.keys() == theirs.keys() and all(
-        leaf is None or jnp.shape(leaf) == jnp.shape(theirs[path])
+        leaf is None or _shape(leaf) == _shape(theirs[path])
         for path, leaf in ours.items()
     )
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    return None if leaf is None else jnp.shape(leaf)
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,15 @@ from jopt.tree import PyTree
 # S stacked matrices; M fan-in; N fan-out.
 
 ShapeMode = Literal[
-    "none", "jordan", "spectral_mup", "match_rms_adamw", "match_rms", "unit_rms"
+    "none",
+    "jordan",
+    "spectral_mup",
+    "match_rms_adamw",
+    "match_rms",
+    "unit_rms",
+    "inverse_fan_in",
 ]
-MODES = ("none", "jordan", "spectral_mup", "match_rms_adamw", "match_rms", "unit_rms")
+MODES = get_args(ShapeMode)
 ADAMW_RMS = 0.2  # measured RMS of AdamW's update, as Moonlight uses it
 KAPPA = math.sqrt((1 - 0.9) / (1 + 0.9))  # analytic RMS of AdamW's update at b1 = 0.9
 
@@ -42,6 +49,8 @@ def shape_scale(mode: ShapeMode, fan_in: int, fan_out: int, kappa: Any = KAPPA) 
         return math.sqrt(max(1.0, fan_out / fan_in))
     if mode == "spectral_mup":
         return math.sqrt(fan_out / fan_in)
+    if mode == "inverse_fan_in":
+        return 1 / fan_in
     return (ADAMW_RMS if mode == "match_rms_adamw" else kappa) * math.sqrt(
         max(fan_in, fan_out)
     )
@@ -78,6 +87,14 @@ def scale_by_shape(
     - `unit_rms`: sqrt(fan_in fan_out) / ||O||_F: RMS 1 at any rank and however exact O
       is. A zero matrix stays zero.
 
+    For an update of largest entry 1, a sign:
+
+    - `inverse_fan_in`: 1 / fan_in, so that inputs of entries up to 1 change no output
+      by more than 1; for output layers.
+
+    The other modes take a sign as well, but their reasons are those of O: only
+    `unit_rms`, which changes nothing on a sign without zeros, says what it gives.
+
     Each block of a fused output (`MatrixSpec.split`), each head and each stacked matrix
     has its own factor. Weight decay that is added after this is not scaled.
 
@@ -96,19 +113,20 @@ def scale_by_shape(
 
     References: Jordan et al. 2024, Muon (blog and code), for `jordan`; Bernstein and
     Newhouse 2024, Old optimizer, new norm, arXiv 2409.20325, and Pethick et al. 2025,
-    Scion, arXiv 2502.07529, for `spectral_mup`; Liu et al. 2025, Muon is scalable,
-    arXiv 2502.16982, for `match_rms_adamw`.
+    Scion, arXiv 2502.07529, for `spectral_mup` and `inverse_fan_in`; Liu et
+    al. 2025, Muon is scalable, arXiv 2502.16982, for `match_rms_adamw`.
 
     >>> tx = scale_by_shape("jordan")
     >>> ones = {"w": jnp.ones((1, 4))}
     >>> tx.update(ones, tx.init(ones))[0]["w"].tolist()
     [[2.0, 2.0, 2.0, 2.0]]
     """
-    check_mode(mode)
-    views = Views.read(matrix_specs, shardings)
+    scaled = shape_map(
+        mode, kappa=kappa, matrix_specs=matrix_specs, shardings=shardings
+    )
 
     def init(params: PyTree) -> optax.EmptyState:
-        views.specs(params)
+        scaled.views.specs(params)
         return optax.EmptyState()
 
     def update(
@@ -118,10 +136,43 @@ def scale_by_shape(
         **extra_args: object,
     ) -> tuple[PyTree, optax.EmptyState]:
         del params, extra_args
-        scaled = partial(_scaled, mode=mode, kappa=kappa)
-        return views.map(scaled, updates), state
+        return scaled(updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeMap:
+    """A map of trees: each matrix times its factor, in the dtype of its leaf.
+
+    Attributes:
+        mode, kappa: of `scale_by_shape`.
+        views: what the matrices are, and where they lie.
+    """
+
+    mode: ShapeMode
+    kappa: jax.typing.ArrayLike
+    views: Views
+
+    def __call__(self, tree: PyTree) -> PyTree:
+        """The tree, scaled."""
+        return self.views.map(partial(_scaled, mode=self.mode, kappa=self.kappa), tree)
+
+
+def shape_map(
+    mode: ShapeMode = "match_rms_adamw",
+    *,
+    kappa: jax.typing.ArrayLike = KAPPA,
+    matrix_specs: MatrixSpecs = None,
+    shardings: PyTree | None = None,
+) -> ShapeMap:
+    """What `scale_by_shape` does to a tree, for geometries that are put together.
+
+    >>> shape_map("jordan")({"w": jnp.ones((1, 4))})["w"].tolist()
+    [[2.0, 2.0, 2.0, 2.0]]
+    """
+    check_mode(mode)
+    return ShapeMap(mode, kappa, Views.read(matrix_specs, shardings))
 
 
 def _scaled(

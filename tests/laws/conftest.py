@@ -156,6 +156,7 @@ MATRIX = {"matrix_specs": MATRIX_SPECS} | ITERATION
 
 CASES = (
     Case("adamw", optax.adamw, RATE | {"b1": 0.9}, (*RATE, "b1"), slow=True),
+    Case("sign_sgd", jopt.sign_sgd, RATE, tuple(RATE), scale_free=True, slow=True),
     Case("signum", jopt.signum, RATE | {"b1": 0.9}, (*RATE, "b1"), scale_free=True),
     Case(
         "lion",
@@ -181,8 +182,44 @@ CASES = (
         static=tuple(ITERATION),
         slow=True,
     ),
+    Case(
+        "lion_muon",
+        jopt.lion_muon.matrices,
+        RATE
+        | ITERATION
+        | {"b1": 0.9, "b2": 0.99, "period": 2, "dither": 0.1}
+        | {"matrix_specs": {"stack": MATRIX_SPECS["stack"]}},
+        (*RATE, "b1", "b2", "period", "dither"),
+        # Few, since its branches are compiled anew in every eager step.
+        {"up": (4, 6), "stack": (2, 4, 6)},
+        scale_free=True,
+        static=tuple(ITERATION),
+    ),
+    Case(
+        "sign_muon",
+        jopt.sign_muon,
+        RATE | ITERATION | {"beta": 0.95, "matrix_specs": MODEL_SPECS},
+        (*RATE, "beta"),
+        static=tuple(ITERATION),
+        slow=True,
+    ),
     Case("rules", built, RATE, tuple(RATE), scale_free=True),
     Case("scale_by_sign", jopt.scale_by_sign, scale_free=True),
+    Case(
+        "signs_with_noise",
+        jopt.scale_by_sign,
+        {"dither": 0.5},
+        ("dither",),
+        scale_free=True,
+        slow=True,
+    ),
+    Case(
+        "soft_signs",
+        jopt.scale_by_sign,
+        {"soft_sign_eps": 0.5},
+        ("soft_sign_eps",),
+        slow=True,
+    ),
     Case("scale_by_momentum", jopt.scale_by_momentum, {"beta": 0.9}, ("beta",)),
     Case(
         "momentum_by_schedule",

@@ -144,7 +144,9 @@ def test_rules_forward_extra_args():
         step(tx, ones, ones)
 
 
-@pytest.mark.parametrize("name", ["signum", "lion", "muon"])
+@pytest.mark.parametrize(
+    "name", ["sign_sgd", "signum", "lion", "muon", "sign_muon", "lion_muon"]
+)
 def test_only_keyword_options_beyond_the_rates(name):
     kinds = [p.kind for p in inspect.signature(getattr(jopt, name)).parameters.values()]
     positional = [k for k in kinds if k is inspect.Parameter.POSITIONAL_OR_KEYWORD]

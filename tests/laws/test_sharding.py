@@ -13,12 +13,8 @@ DEVICES = 4
 TOLERANCE = 1e-5
 # What has no state, or none that is shaped like a parameter.
 STATELESS = {
-    "scale_by_sign",
-    "scale_by_shape",
-    "clip",
-    "hyperball",
-    "update_floor",
-    "radial_brake",
+    *("sign_sgd", "scale_by_sign", "signs_with_noise", "soft_signs"),
+    *("scale_by_shape", "clip", "hyperball", "update_floor", "radial_brake"),
 }
 
 

@@ -14,7 +14,9 @@ def test_rates_follow_the_schedule(name):
     config.train.schedule.name = name
     config.train.schedule.warmup = 0.2
     config.optim.order = ("matrix", "rest")
-    config.optim.rules.matrix = rule("kernel", "muon", 0.02)
+    config.optim.rules.matrix = rule(
+        "kernel", "lion_muon", 0.02, sign_learning_rate=0.001
+    )
     config.optim.rules.rest = rule(".*", "adamw", 0.003)
     rates = LearningRates(config)
     schedule = schedule_from_config(config.train)
@@ -22,5 +24,6 @@ def test_rates_follow_the_schedule(name):
         factor = float(schedule(update))
         assert rates.at(update) == {
             "optim/matrix/learning_rate": pytest.approx(0.02 * factor),
+            "optim/matrix/sign_learning_rate": pytest.approx(0.001 * factor),
             "optim/rest/learning_rate": pytest.approx(0.003 * factor),
         }
