@@ -3,11 +3,14 @@
 from jopt.optimizers._build import Optimizer, build
 from jopt.optimizers._catalog import CATALOG, EXTRA_ARGS, Entry, find_entry
 from jopt.optimizers._chain import descend
+from jopt.optimizers._dion import dion, dion2
 from jopt.optimizers._labels import describe_labels, label_params
 from jopt.optimizers._muon import muon
 from jopt.optimizers._routed import spectral_and_fallback
 from jopt.optimizers._schedules import schedule_from_config
+from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, signum
+from jopt.optimizers._soap import soap, soap_muon
 from jopt.optimizers._table import Row, explain
 
 __all__ = [
@@ -19,12 +22,17 @@ __all__ = [
     "build",
     "descend",
     "describe_labels",
+    "dion",
+    "dion2",
     "explain",
     "find_entry",
     "label_params",
     "lion",
     "muon",
     "schedule_from_config",
+    "shampoo",
     "signum",
+    "soap",
+    "soap_muon",
     "spectral_and_fallback",
 ]

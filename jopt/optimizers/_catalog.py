@@ -10,8 +10,11 @@ from typing import Any
 import optax
 
 from jopt.errors import ConfigError, check_choice, import_name
+from jopt.optimizers._dion import dion, dion2
 from jopt.optimizers._muon import muon
+from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, signum
+from jopt.optimizers._soap import soap, soap_muon
 
 # Arguments that a rule cannot set: they follow from the model and the mesh.
 FROM_MODEL = frozenset({"matrix_specs", "shardings"})
@@ -54,6 +57,11 @@ CATALOG: dict[str, Entry] = {
     "muon": Entry(muon.matrices, scale_free=True, spectral=True),
     "signum": Entry(signum, scale_free=True),
     "lion": Entry(lion, scale_free=True),
+    "dion": Entry(dion.matrices, scale_free=True, spectral=True),
+    "dion2": Entry(dion2.matrices, scale_free=True, spectral=True),
+    "shampoo": Entry(shampoo.matrices, scale_free=True, spectral=True),
+    "soap": Entry(soap.matrices, spectral=True),
+    "soap_muon": Entry(soap_muon.matrices, spectral=True),
 }
 
 

@@ -1,6 +1,8 @@
 """Gradient transformations: momentum, geometries, scaling by shape."""
 
 from jopt.transforms._clip import clip_by_global_norm
+from jopt.transforms._dion import DionState, scale_by_dion
+from jopt.transforms._dion2 import largest_slices, scale_by_dion2
 from jopt.transforms._dispatch import map_matrices, map_stacks
 from jopt.transforms._momentum import (
     Momentum,
@@ -23,6 +25,7 @@ from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._polar import PolarMap, checked, polar_map
+from jopt.transforms._shampoo import ShampooState, scale_by_shampoo
 from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
 from jopt.transforms._sign import scale_by_sign, sign_tree
 from jopt.transforms._skip import (
@@ -32,6 +35,7 @@ from jopt.transforms._skip import (
     skip_nonfinite,
     skip_spikes,
 )
+from jopt.transforms._soap import SoapState, scale_by_soap
 from jopt.transforms._specs import (
     Declared,
     MatrixSpecs,
@@ -46,6 +50,7 @@ __all__ = [
     "FIGURES",
     "LAYERS",
     "Declared",
+    "DionState",
     "Distribute",
     "MatrixSpecs",
     "Momentum",
@@ -53,8 +58,10 @@ __all__ = [
     "MonitorState",
     "NanPolicy",
     "PolarMap",
+    "ShampooState",
     "ShapeMode",
     "SkipState",
+    "SoapState",
     "Views",
     "checked",
     "clip_by_global_norm",
@@ -63,6 +70,7 @@ __all__ = [
     "ema",
     "find_spec",
     "heavy_ball",
+    "largest_slices",
     "layer_metrics",
     "map_matrices",
     "map_stacks",
@@ -71,10 +79,14 @@ __all__ = [
     "read_specs",
     "resolve_specs",
     "robust_zscore",
+    "scale_by_dion",
+    "scale_by_dion2",
     "scale_by_momentum",
     "scale_by_orthogonalization",
+    "scale_by_shampoo",
     "scale_by_shape",
     "scale_by_sign",
+    "scale_by_soap",
     "select",
     "shape_scale",
     "sign_tree",
