@@ -12,7 +12,8 @@ import optax
 from jopt.errors import check_choice
 from jopt.linalg import lowrank_factors
 from jopt.linalg._einsum import einsum
-from jopt.transforms._factors import Stacks, init_factors, map_factored, part_of
+from jopt.transforms._factored_stacks import Stacks
+from jopt.transforms._factors import init_factors, map_factored, part_of
 from jopt.transforms._momentum import heavy_ball
 from jopt.transforms._nonfinite import NanPolicy
 from jopt.transforms._specs import MatrixSpecs

@@ -11,7 +11,8 @@ import optax
 
 from jopt.errors import ConfigError, check_choice
 from jopt.transforms._eigenbases import Bases, first_bases, observe, refresh, turn
-from jopt.transforms._factors import Stacks, init_factors, map_factored
+from jopt.transforms._factored_stacks import Stacks
+from jopt.transforms._factors import init_factors, map_factored
 from jopt.transforms._momentum import MomentumState, ema
 from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._polar import checked
