@@ -37,6 +37,7 @@ from jopt.linalg._orthogonalize import (
 from jopt.linalg._polar_express import polar_express_coefficients
 from jopt.linalg._policy import default_compute_dtype, default_method
 from jopt.linalg._restarts import choose_restarts
+from jopt.linalg._roots import inverse_root
 
 __all__ = [
     "GEOMETRIES",
@@ -55,6 +56,7 @@ __all__ = [
     "frobenius_norm",
     "geometry",
     "gram_newton_schulz",
+    "inverse_root",
     "is_auto",
     "lowrank",
     "lowrank_factors",

@@ -10,6 +10,14 @@ from jopt.optimizers._routed import spectral_and_fallback
 from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
 from jopt.optimizers._sign import lion, sign_sgd, signum
 from jopt.optimizers._sign_muon import lion_muon, sign_muon
+from jopt.optimizers._dion import dion, dion2
+from jopt.optimizers._labels import describe_labels, label_params
+from jopt.optimizers._muon import muon
+from jopt.optimizers._routed import spectral_and_fallback
+from jopt.optimizers._schedules import schedule_from_config
+from jopt.optimizers._shampoo import shampoo
+from jopt.optimizers._sign import lion, signum
+from jopt.optimizers._soap import soap, soap_muon
 from jopt.optimizers._table import Row, explain
 
 __all__ = [
@@ -22,6 +30,8 @@ __all__ = [
     "build",
     "descend",
     "describe_labels",
+    "dion",
+    "dion2",
     "explain",
     "find_entry",
     "is_learning_rate",
@@ -32,6 +42,9 @@ __all__ = [
     "schedule_from_config",
     "sign_muon",
     "sign_sgd",
+    "shampoo",
     "signum",
+    "soap",
+    "soap_muon",
     "spectral_and_fallback",
 ]

@@ -10,9 +10,13 @@ from typing import Any
 import optax
 
 from jopt.errors import ConfigError, check_choice, import_name
+from jopt.optimizers._dion import dion, dion2
 from jopt.optimizers._muon import muon
 from jopt.optimizers._sign import lion, sign_sgd, signum
 from jopt.optimizers._sign_muon import lion_muon, sign_muon
+from jopt.optimizers._shampoo import shampoo
+from jopt.optimizers._sign import lion, signum
+from jopt.optimizers._soap import soap, soap_muon
 
 # Arguments that a rule cannot set: they follow from the model and the mesh.
 FROM_MODEL = frozenset({"matrix_specs", "shardings"})
@@ -59,6 +63,11 @@ CATALOG: dict[str, Entry] = {
     "lion": Entry(lion, scale_free=True),
     "sign_muon": Entry(sign_muon.matrices, scale_free=True, spectral=True),
     "lion_muon": Entry(lion_muon.matrices, scale_free=True, spectral=True),
+    "dion": Entry(dion.matrices, scale_free=True, spectral=True),
+    "dion2": Entry(dion2.matrices, scale_free=True, spectral=True),
+    "shampoo": Entry(shampoo.matrices, scale_free=True, spectral=True),
+    "soap": Entry(soap.matrices, spectral=True),
+    "soap_muon": Entry(soap_muon.matrices, spectral=True),
 }
 
 

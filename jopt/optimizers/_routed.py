@@ -30,7 +30,7 @@ class Routed(Protocol):
     matrices: Callable[..., optax.GradientTransformationExtraArgs]
 
     def __call__(
-        self, learning_rate: optax.ScalarOrSchedule, *args: Any, **options: Any
+        self, learning_rate: optax.ScalarOrSchedule = ..., *args: Any, **options: Any
     ) -> optax.GradientTransformationExtraArgs: ...
 
 
@@ -54,9 +54,11 @@ def routed(
     >>> updates["mlp"].tolist(), updates["bias"].tolist()
     ([[-1.0, -1.0], [-1.0, -1.0]], [-0.0, -0.0])
     """
+    default = inspect.signature(matrices).parameters["learning_rate"].default
 
     def constructor(
-        learning_rate: optax.ScalarOrSchedule,
+        # Without a default the signature asks for it.
+        learning_rate: optax.ScalarOrSchedule = default,
         *args: Any,
         fallback: optax.GradientTransformation | None = None,
         labels: Labels = None,

@@ -5,6 +5,8 @@ from jopt.transforms._brake import radial_brake
 from jopt.transforms._cautious import CautiousState, cautious_weight_decay
 from jopt.transforms._clip import clip_by_global_norm
 from jopt.transforms._counted import CountedGeometry, CountedState, counted_descent
+from jopt.transforms._dion import DionState, scale_by_dion
+from jopt.transforms._dion2 import largest_slices, scale_by_dion2
 from jopt.transforms._dispatch import map_matrices, map_stacks
 from jopt.transforms._floor import update_floor
 from jopt.transforms._hyperball import HyperballState, hyperball
@@ -46,6 +48,9 @@ from jopt.transforms._sign import (
     sign_tree,
     soft_sign,
 )
+from jopt.transforms._shampoo import ShampooState, scale_by_shampoo
+from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
+from jopt.transforms._sign import scale_by_sign, sign_tree
 from jopt.transforms._skip import (
     SkipState,
     robust_zscore,
@@ -53,6 +58,7 @@ from jopt.transforms._skip import (
     skip_nonfinite,
     skip_spikes,
 )
+from jopt.transforms._soap import SoapState, scale_by_soap
 from jopt.transforms._specs import (
     Declared,
     MatrixSpecs,
@@ -72,6 +78,7 @@ __all__ = [
     "CountedGeometry",
     "CountedState",
     "Declared",
+    "DionState",
     "Distribute",
     "HyperballState",
     "MatrixSpecs",
@@ -82,9 +89,11 @@ __all__ = [
     "PolarMap",
     "QkClipState",
     "ShapeMap",
+    "ShampooState",
     "ShapeMode",
     "SignMap",
     "SkipState",
+    "SoapState",
     "Views",
     "alternate",
     "alternating_schedule",
@@ -99,6 +108,7 @@ __all__ = [
     "heavy_ball",
     "hyperball",
     "is_due",
+    "largest_slices",
     "layer_metrics",
     "majority_vote",
     "map_matrices",
@@ -111,10 +121,14 @@ __all__ = [
     "read_specs",
     "resolve_specs",
     "robust_zscore",
+    "scale_by_dion",
+    "scale_by_dion2",
     "scale_by_momentum",
     "scale_by_orthogonalization",
+    "scale_by_shampoo",
     "scale_by_shape",
     "scale_by_sign",
+    "scale_by_soap",
     "select",
     "shape_map",
     "shape_scale",

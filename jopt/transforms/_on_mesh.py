@@ -118,7 +118,7 @@ def _on_device(
         path: dataclasses.replace(spec, split=None, heads=None)
         for path, spec in specs.items()
     }
-    parcels = _pack(tree, specs, whole, layout)
+    parcels = pack(tree, specs, whole, layout)
     alone = {
         kind: parcel
         for kind, parcel in parcels.items()
@@ -142,7 +142,7 @@ def _on_device(
     )
 
 
-def _pack(
+def pack(
     tree: PyTree,
     specs: Mapping[str, MatrixSpec],
     whole: Mapping[str, MatrixSpec],
@@ -174,12 +174,12 @@ def _shared(
 ) -> dict[Kind, jax.Array]:
     """Every worker maps whole matrices of its own."""
     loads = {
-        kind: Load(len(stack), _cost(kind), kind.cut.names)
+        kind: Load(len(stack), cost(kind), kind.cut.names)
         for kind, stack in stacks.items()
     }
     shares = share_out(loads, layout.mesh.shape, layout.mesh.axis_names)
     own = {
-        kind: take_own(_travelling(_slots(stack, shares[kind]), kind, work), kind.cut)
+        kind: take_own(_travelling(in_slots(stack, shares[kind]), kind, work), kind.cut)
         for kind, stack in stacks.items()
     }
     full = {kind: x_KMN[: shares[kind].full] for kind, x_KMN in own.items()}
@@ -196,13 +196,14 @@ def _shared(
     return results
 
 
-def _cost(kind: Kind) -> float:
+def cost(kind: Kind) -> float:
+    """Of the work on one matrix, in proportion to the flop of a product."""
     _, rows, columns = kind.cut.sizes
     sides = kind.shape[0] * rows, kind.shape[1] * columns
     return float(max(sides) * min(sides) ** 2)
 
 
-def _slots(stack_SMN: jax.Array, share: Share) -> jax.Array:
+def in_slots(stack_SMN: jax.Array, share: Share) -> jax.Array:
     """The matrices in the order of the slots, zero where a slot is empty."""
     if share.is_even:
         return stack_SMN

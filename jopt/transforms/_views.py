@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ class Views:
             return specs_of_some(tree, self.matrix_specs, self.layout)
         return resolve_specs(tree, self.matrix_specs, self.layout)
 
-    def map(self, fn: Callable[..., jax.Array], tree: PyTree, *rest: PyTree) -> PyTree:
+    def map(self, fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> Any:
         """`map_stacks` with these views.
 
         >>> import jax.numpy as jnp

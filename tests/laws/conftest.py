@@ -153,6 +153,12 @@ RATE = {"learning_rate": 0.01, "weight_decay": 0.1}
 # of float32: what bfloat16 products do to a law is told in tests/linalg.
 ITERATION = {"steps": 2, "compute_dtype": "float32"}
 MATRIX = {"matrix_specs": MATRIX_SPECS} | ITERATION
+# Square ones: where a moment has no full rank, its eigenvectors are up to rounding.
+SQUARE_SHAPES = {"w": (4, 4), "stack": (2, 4, 4)}
+SQUARE = {"matrix_specs": {"stack": MATRIX_SPECS["stack"]}}
+# Inverse roots amplify rounding by the condition number of the moments.
+DAMPED = {"b1": 0.9, "b2": 0.9, "eps": 0.01}
+FOLLOWING = {"precondition_frequency": 1, "max_precond_dim": 100, "eps": 1e-3}
 
 CASES = (
     Case("adamw", optax.adamw, RATE | {"b1": 0.9}, (*RATE, "b1"), slow=True),
@@ -201,6 +207,73 @@ CASES = (
         RATE | ITERATION | {"beta": 0.95, "matrix_specs": MODEL_SPECS},
         (*RATE, "beta"),
         static=tuple(ITERATION),
+        "dion",
+        jopt.dion,
+        RATE | {"beta": 0.9, "rank_fraction": 0.5, "matrix_specs": MODEL_SPECS},
+        (*RATE, "beta"),
+        static=("rank_fraction",),
+        slow=True,
+    ),
+    Case(
+        "scale_by_dion",
+        jopt.scale_by_dion,
+        {"beta": 0.9, "rank_fraction": 0.5, "matrix_specs": MATRIX_SPECS},
+        ("beta",),
+        MATRIX_SHAPES,
+        scale_free=True,
+        static=("rank_fraction",),
+    ),
+    Case(
+        "dion2",
+        jopt.dion2,
+        RATE | ITERATION | {"fraction": 0.5, "matrix_specs": MODEL_SPECS},
+        tuple(RATE),
+        static=(*ITERATION, "fraction"),
+        slow=True,
+    ),
+    Case(
+        "scale_by_dion2",
+        jopt.scale_by_dion2,
+        MATRIX | {"ef_decay": 0.9, "fraction": 0.5},
+        ("ef_decay",),
+        MATRIX_SHAPES,
+        scale_free=True,
+        static=(*ITERATION, "fraction"),
+        slow=True,
+    ),
+    Case(
+        "shampoo",
+        jopt.shampoo.matrices,
+        RATE | SQUARE | DAMPED,
+        (*RATE, *DAMPED),
+        SQUARE_SHAPES,
+        scale_free=True,
+        slow=True,
+    ),
+    Case(
+        "scale_by_shampoo",
+        jopt.scale_by_shampoo,
+        SQUARE | DAMPED | {"one_sided": True},
+        tuple(DAMPED),
+        SQUARE_SHAPES,
+        scale_free=True,
+    ),
+    # `scale_by_soap` alone has no update in its first step, which laws look at.
+    Case(
+        "soap",
+        jopt.soap.matrices,
+        RATE | SQUARE | FOLLOWING | {"b1": 0.9, "b2": 0.9},
+        (*RATE, "b1", "b2", "eps"),
+        SQUARE_SHAPES,
+        static=("max_precond_dim",),
+    ),
+    Case(
+        "soap_muon",
+        jopt.soap_muon.matrices,
+        RATE | SQUARE | FOLLOWING | ITERATION | {"kl": True},
+        (*RATE, "eps"),
+        SQUARE_SHAPES,
+        static=(*ITERATION, "max_precond_dim"),
         slow=True,
     ),
     Case("rules", built, RATE, tuple(RATE), scale_free=True),
