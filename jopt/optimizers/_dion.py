@@ -70,6 +70,7 @@ def dion(
         scale_by_dion(beta, **where, **options_of(scale_by_dion, options)),
         scale_by_shape(scale, **where),
         learning_rate=learning_rate,
+        **where,
         **options_of(descend, options),
     )
 
@@ -124,5 +125,6 @@ def dion2(
         scale_by_dion2(ef_decay, **where, **options_of(scale_by_dion2, options)),
         scale_by_shape(scale, **where),
         learning_rate=learning_rate,
+        **where,
         **options_of(descend, options),
     )

@@ -67,5 +67,6 @@ def shampoo(
         scale_by_shampoo(b1, b2, **where, **options_of(scale_by_shampoo, options)),
         scale_by_shape(scale, **where),
         learning_rate=learning_rate,
+        **where,
         **options_of(descend, options),
     )

@@ -145,5 +145,6 @@ def soap_muon(
         steepest_descent(checked(as_it_comes, polar.views), polar),
         scale_by_shape(scale, **where),
         learning_rate=learning_rate,
+        **where,
         **options_of(descend, options),
     )
