@@ -100,7 +100,7 @@ def start_training(flags: Sequence[str], env: Mapping[str, str]) -> float:
 
 def training_secs(rounds: int, config: str, cache: Path) -> dict[str, list[float]]:
     """Seconds to the first step, cold and warm in turns; cold alone without a cache."""
-    env = training_environment(os.environ, cache)
+    env = own_environment(os.environ, cache)
     _run([sys.executable, "-c", "from jopt.data import load; load()"], env)
     flags = [
         f"--config={config}",
@@ -121,10 +121,15 @@ def _has_entries(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def training_environment(env: Mapping[str, str], cache: Path) -> dict[str, str]:
-    """The caller's environment with caches of our own."""
-    kept = {k: v for k, v in env.items() if not k.startswith("JAX_COMPILATION_")}
-    return {**kept, "JOPT_CACHE_DIR": str(cache), "PYTHONPATH": _import_path(env)}
+def own_environment(env: Mapping[str, str], cache: Path) -> dict[str, str]:
+    """The caller's environment with caches of our own, bytecode among them."""
+    not_ours = ("JAX_COMPILATION_", "PYTHONDONTWRITEBYTECODE")
+    return {
+        **{k: v for k, v in env.items() if not k.startswith(not_ours)},
+        "JOPT_CACHE_DIR": str(cache),
+        "PYTHONPATH": _import_path(env),
+        "PYTHONPYCACHEPREFIX": str(cache / "bytecode"),
+    }
 
 
 def _import_path(env: Mapping[str, str]) -> str:
@@ -202,14 +207,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     rows: list[list[str]] = []
     try:
-        if options.only != "training":
-            env = {**os.environ, "PYTHONPATH": _import_path(os.environ)}
-            ours, baseline = import_secs(options.rounds, (OURS, BASELINE), env)
-            rows += import_rows(ours, baseline)
-        if options.only != "import":
-            with tempfile.TemporaryDirectory() as cache:
-                found = training_secs(options.starts, options.config, Path(cache))
-            rows += training_rows(found)
+        with tempfile.TemporaryDirectory() as folder:
+            cache = Path(folder)
+            if options.only != "training":
+                env = own_environment(os.environ, cache)
+                ours, baseline = import_secs(options.rounds, (OURS, BASELINE), env)
+                rows += import_rows(ours, baseline)
+            if options.only != "import":
+                found = training_secs(options.starts, options.config, cache)
+                rows += training_rows(found)
     except StartError as error:
         print(error, file=sys.stderr)
         return 1

@@ -38,12 +38,13 @@ def test_training_rows_show_each_bound(startup):
     assert warm[-2:] == ["5", "ABOVE"]
 
 
-def test_training_environment_has_caches_of_its_own(startup, tmp_path):
-    env = startup.training_environment(
-        {"JAX_COMPILATION_CACHE_DIR": "a", "JOPT_CACHE_DIR": "b", "HOME": "c"}, tmp_path
-    )
-    assert "JAX_COMPILATION_CACHE_DIR" not in env
+def test_processes_have_caches_of_their_own(startup, tmp_path):
+    theirs = {"JAX_COMPILATION_CACHE_DIR": "a", "PYTHONDONTWRITEBYTECODE": "1"}
+    kept = {"JOPT_CACHE_DIR": "b", "HOME": "c"}
+    env = startup.own_environment(theirs | kept, tmp_path)
+    assert not theirs.keys() & env.keys()
     assert env["JOPT_CACHE_DIR"] == str(tmp_path) and env["HOME"] == "c"
+    assert env["PYTHONPYCACHEPREFIX"].startswith(str(tmp_path))
 
 
 def test_processes_take_turns_and_the_first_round_is_dropped(startup, tmp_path):
