@@ -225,7 +225,8 @@ CASES = (
     Case(
         "soap_muon",
         jopt.soap_muon.matrices,
-        RATE | SQUARE | FOLLOWING | ITERATION | {"kl": True},
+        # One stage: of rounding in the bases two would amplify more than laws allow.
+        RATE | SQUARE | FOLLOWING | ITERATION | {"kl": True, "steps": 1},
         (*RATE, "eps"),
         SQUARE_SHAPES,
         static=(*ITERATION, "max_precond_dim"),
