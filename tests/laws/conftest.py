@@ -225,8 +225,7 @@ CASES = (
     Case(
         "soap_muon",
         jopt.soap_muon.matrices,
-        # One stage: of rounding in the bases two would amplify more than laws allow.
-        RATE | SQUARE | FOLLOWING | ITERATION | {"kl": True, "steps": 1},
+        RATE | SQUARE | FOLLOWING | ITERATION,
         (*RATE, "eps"),
         SQUARE_SHAPES,
         static=(*ITERATION, "max_precond_dim"),

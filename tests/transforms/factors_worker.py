@@ -1,12 +1,13 @@
 """Methods with factors on simulated devices and on one; prints how far they are apart.
 
-Prints one JSON object: name of the case -> largest gap over updates and state of two
-steps.
+Takes the names of methods, none for all. Prints one JSON object: name of the case ->
+largest gap over updates and state of two steps.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +137,7 @@ def under_shard_map(name, mesh):
 def main():
     mesh = make_mesh(data=2, fsdp=2)
     found = {}
-    for name in METHODS:
+    for name in sys.argv[1:] or METHODS:
         updates, state = alone(name)
         found[f"jit {name}"] = gap(under_jit(name, mesh), (updates, state))
         if name in ("dion", "dion2", "soap"):
