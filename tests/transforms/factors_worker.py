@@ -50,12 +50,12 @@ METHODS = {
 
 
 def gradients(table, seed):
-    """Singular values of 1, 1/2, 1/4, ... , so that no basis is close to arbitrary."""
+    """Singular values of 1, 0.7, 0.49, ..., so that no basis is close to arbitrary."""
     rng = np.random.default_rng(seed)
 
     def one(shape):
         u, _, vt = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
-        return (u * 0.5 ** np.arange(u.shape[-1])) @ vt
+        return (u * 0.7 ** np.arange(u.shape[-1])) @ vt
 
     return {k: jnp.asarray(one(v[0]), jnp.float32) for k, v in table.items()}
 
