@@ -75,16 +75,16 @@ def scale_by_dion(
         seed: of the first, random directions. Each parameter has its own; the matrices
             of a stack start alike. May be traced.
         matrix_specs, mu_dtype, nan_policy: as in `scale_by_orthogonalization`. Static.
-        shardings: where the parameters lie on a mesh, as there. The devices share the
-            matrices under `jit`; inside `shard_map` and `pmap` only batch axes of
-            parameters may be cut. Static.
+        shardings: where the parameters lie on a mesh, as there. Each matrix is worked
+            on by one device, under `jit` and inside `shard_map` and `pmap`; every
+            device holds the bases of whole matrices, of the parameters that it has
+            parts of. Static.
 
     State: `DionState`, 1 + rank_fraction numbers for each parameter. QR and products
     are float32 or wider.
-    Cost: 6 M N R flop and a QR factorisation of M x R, for each M x N matrix, M <= N.
+    Cost: 10 M N R flop and a QR factorisation of M x R, for each M x N matrix, M <= N.
     Fails: `ShapeError` at init for parameters that cannot be seen as matrices;
-    `ConfigError` for an unknown choice, a fraction out of range, and matrices that are
-    cut inside `shard_map`.
+    `ConfigError` for an unknown choice or a fraction out of range.
 
     References: Ahn, Xu, Abreu, Fan, Magakyan, Sharma, Zhan and Langford 2025, Dion,
     arXiv 2504.05295, Algorithm 1. No epsilon is added to the lengths of columns:

@@ -20,7 +20,7 @@ import numpy as np
 
 from jopt.errors import ConfigError
 from jopt.transforms._factored_stacks import Stacks, Step, map_leaves
-from jopt.transforms._factors_on_mesh import map_on_workers, whole
+from jopt.transforms._factors_on_mesh import map_on_workers, whole_shape
 from jopt.transforms._nonfinite import NanPolicy
 from jopt.transforms._views import Views
 from jopt.tree import PyTree, map_named, named_leaves
@@ -68,7 +68,9 @@ def init_factors(
 
     def leaf(path: str, x: jax.Array) -> tuple:
         dtype = jnp.promote_types(x.dtype, jnp.float32)
-        shape = x.shape if bound is None else whole(bound, path, specs[path], x.shape)
+        shape = (
+            x.shape if bound is None else whole_shape(bound, path, specs[path], x.shape)
+        )
         return tuple(
             make(f"{path}/{index}", jax.ShapeDtypeStruct((s, *sorted(sides)), dtype))
             for index, (s, *sides) in enumerate(specs[path].blocks(shape))
@@ -122,11 +124,11 @@ def map_factored(
     def by_path(tree: PyTree) -> dict[str, Any]:
         return dict(zip(paths, structure.flatten_up_to(tree), strict=True))
 
-    given, held, states = map(by_path, inputs), map(by_path, kept), by_path(factors)
-    columns, olds = list(given), list(held)
-    given_all = [p for p in paths if all(hasattr(c[p], "dtype") for c in columns)]
-    present = [path for path in given_all if columns[0][path].size]
-    empty = {p: columns[0][p] for p in given_all if not columns[0][p].size}
+    columns, olds = list(map(by_path, inputs)), list(map(by_path, kept))
+    states = by_path(factors)
+    whole = [p for p in paths if all(hasattr(c[p], "dtype") for c in columns)]
+    present = [path for path in whole if columns[0][path].size]
+    empty = {p: columns[0][p] for p in whole if not columns[0][p].size}
 
     def some(column: dict[str, Any]) -> dict[str, Any]:
         return {path: column[path] for path in present}

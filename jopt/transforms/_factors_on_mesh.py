@@ -33,7 +33,7 @@ from jopt.transforms._on_mesh import Kind, Parcel, cost, in_slots, pack
 # S stacked matrices; K slots of one worker; C matrices of one stack in one slot.
 
 
-def whole(
+def whole_shape(
     layout: Layout, path: str, spec: MatrixSpec, shape: tuple[int, ...]
 ) -> tuple[int, ...]:
     """The shape of a shard, with the matrices in it whole."""

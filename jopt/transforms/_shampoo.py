@@ -13,7 +13,7 @@ from jopt.linalg import inverse_root
 from jopt.linalg._einsum import einsum
 from jopt.transforms._factored_stacks import Stacks
 from jopt.transforms._factors import init_factors, map_factored
-from jopt.transforms._momentum import MomentumState, ema
+from jopt.transforms._momentum import ema
 from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._polar import checked
 from jopt.transforms._specs import MatrixSpecs
@@ -104,10 +104,10 @@ def scale_by_shampoo(
         shardings: as in `scale_by_dion`. Static.
 
     State: `ShampooState`: a momentum for each parameter, and for each M x N matrix
-    2 M^2 + 2 N^2 numbers, one-sided 2 M^2, float32 or wider.
+    2 M^2 + 2 N^2 + 2 numbers, one-sided 2 M^2 + 2, float32 or wider.
     Cost: 4 M N (M + N) flop a step, and 11 (M^3 + N^3) for each computation of roots.
     Fails: `ShapeError` at init for parameters that cannot be seen as matrices;
-    `ConfigError` for an unknown choice, and matrices that are cut inside `shard_map`.
+    `ConfigError` for an unknown choice.
 
     References: Gupta, Koren and Singer 2018, Shampoo, arXiv 1802.09568. Differences:
     averages instead of sums, an eps that is relative, no update along what was not
@@ -156,7 +156,7 @@ def scale_by_shampoo(
         found = map_factored(
             _step,
             views,
-            _buffer(momentum),
+            momentum.mu,
             (updates, direction),
             (),
             state.moments,
@@ -168,10 +168,6 @@ def scale_by_shampoo(
         return direction, ShampooState(step, momentum, found.factors)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _buffer(momentum: MomentumState) -> PyTree:
-    return momentum.mu
 
 
 def _step(

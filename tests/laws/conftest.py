@@ -217,9 +217,9 @@ CASES = (
     Case(
         "scale_by_dion",
         jopt.scale_by_dion,
-        {"beta": 0.9, "rank_fraction": 0.5, "matrix_specs": MATRIX_SPECS},
+        SQUARE | {"beta": 0.9, "rank_fraction": 0.5},
         ("beta",),
-        MATRIX_SHAPES,
+        {"down": (6, 4), "stack": (2, 4, 6)},  # One shape: quicker to compile.
         scale_free=True,
         static=("rank_fraction",),
     ),
@@ -266,11 +266,12 @@ CASES = (
         (*RATE, "b1", "b2", "eps"),
         SQUARE_SHAPES,
         static=("max_precond_dim",),
+        slow=True,
     ),
     Case(
         "soap_muon",
         jopt.soap_muon.matrices,
-        RATE | SQUARE | FOLLOWING | ITERATION | {"kl": True},
+        RATE | SQUARE | FOLLOWING | ITERATION,
         (*RATE, "eps"),
         SQUARE_SHAPES,
         static=(*ITERATION, "max_precond_dim"),

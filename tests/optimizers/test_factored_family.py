@@ -503,3 +503,23 @@ def test_soap_has_a_default_rate_and_others_ask_for_one():
     assert np.allclose(np.abs(updates["bias"]), 3e-3, rtol=1e-3)
     with pytest.raises(TypeError, match="learning_rate"):
         jopt.dion()
+
+
+M, N = 4, 6
+
+
+@pytest.mark.parametrize(
+    ("tx", "numbers"),
+    [
+        (jopt.scale_by_dion(), 2 * M * N),
+        (jopt.scale_by_dion(rank_fraction=0.25), M * N * 5 / 4),
+        (jopt.scale_by_dion2(), M * N),
+        (jopt.scale_by_shampoo(), M * N + 2 * (M * M + N * N) + 2),
+        (jopt.scale_by_shampoo(one_sided=True), M * N + 2 * M * M + 2),
+        (jopt.scale_by_soap(), 2 * M * N + 2 * (M * M + N * N)),
+        (jopt.scale_by_soap(max_precond_dim=5), 2 * M * N + 2 * M * M),
+    ],
+)
+def test_states_are_as_large_as_said(tx, numbers):
+    state = tx.init({"w": normal(N, M)})
+    assert sum(x.size for x in jax.tree.leaves(state) if x.ndim) == numbers

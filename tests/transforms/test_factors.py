@@ -96,10 +96,22 @@ def test_other_fractions_are_refused(fraction):
 TOLERANCE = 1e-5
 
 
+def gaps(on_devices, *names):
+    script = Path(__file__).with_name("factors_worker.py")
+    return json.loads(on_devices(4, script, *names, JAX_DISABLE_MOST_OPTIMIZATIONS="1"))
+
+
 @pytest.mark.devices
 def test_on_four_devices_as_on_one(on_devices):
     """Under jit, and inside shard_map: dense, stacked, fused, per head, cut anyhow."""
-    script = Path(__file__).with_name("factors_worker.py")
-    found = json.loads(on_devices(4, script, JAX_DISABLE_MOST_OPTIMIZATIONS="1"))
+    found = gaps(on_devices, "dion")
+    assert set(found) == {"jit dion", "shard_map dion"}
+    assert not {name: gap for name, gap in found.items() if not gap <= TOLERANCE}
+
+
+@pytest.mark.slow
+@pytest.mark.devices
+def test_every_method_on_four_devices_as_on_one(on_devices):
+    found = gaps(on_devices)
     assert len(found) == 8
     assert not {name: gap for name, gap in found.items() if not gap <= TOLERANCE}
