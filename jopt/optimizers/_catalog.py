@@ -5,12 +5,18 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import optax
 
 from jopt.errors import ConfigError, check_choice, import_name
+from jopt.optimizers._aurora import aurora
 from jopt.optimizers._muon import muon
+from jopt.optimizers._namo import muon2, namo
+from jopt.optimizers._normuon import adamuon, normuon
+from jopt.optimizers._polar_grad import polar_grad, spec_gd
+from jopt.optimizers._scion import scion
 from jopt.optimizers._sign import lion, signum
 
 # Arguments that a rule cannot set: they follow from the model and the mesh.
@@ -52,6 +58,15 @@ CATALOG: dict[str, Entry] = {
     "sgd": Entry(optax.sgd),
     "adamw": Entry(optax.adamw),
     "muon": Entry(muon.matrices, scale_free=True, spectral=True),
+    "normuon": Entry(normuon.matrices, scale_free=True, spectral=True),
+    "adamuon": Entry(adamuon.matrices, scale_free=True, spectral=True),
+    "namo": Entry(namo.matrices, spectral=True),
+    "muon2": Entry(muon2.matrices, spectral=True),
+    "aurora": Entry(aurora.matrices, scale_free=True, spectral=True),
+    "spec_gd": Entry(spec_gd.matrices, spectral=True),
+    "polar_grad": Entry(polar_grad.matrices, spectral=True),
+    "scion": Entry(scion.matrices, scale_free=True, spectral=True),
+    "scion_sign": Entry(partial(scion.matrices, lmo="sign"), scale_free=True),
     "signum": Entry(signum, scale_free=True),
     "lion": Entry(lion, scale_free=True),
 }

@@ -59,6 +59,7 @@ def scale_by_shape(
     mode: ShapeMode = "match_rms_adamw",
     *,
     kappa: jax.typing.ArrayLike = KAPPA,
+    rms: jax.typing.ArrayLike = 1.0,
     matrix_specs: MatrixSpecs = None,
     shardings: PyTree | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -75,8 +76,8 @@ def scale_by_shape(
       of full rank is 1 / sqrt(max(fan_in, fan_out)), so the update has RMS 0.2 as
       AdamW's has, and AdamW's learning rate and weight decay can be used.
     - `match_rms`: kappa sqrt(max(fan_in, fan_out)).
-    - `unit_rms`: sqrt(fan_in fan_out) / ||O||_F: RMS 1 at any rank and however exact O
-      is. A zero matrix stays zero.
+    - `unit_rms`: rms sqrt(fan_in fan_out) / ||O||_F: RMS 1, or what `rms` says, at any
+      rank and however exact O is. A zero matrix stays zero.
 
     Each block of a fused output (`MatrixSpec.split`), each head and each stacked matrix
     has its own factor. Weight decay that is added after this is not scaled.
@@ -86,6 +87,7 @@ def scale_by_shape(
         kappa: RMS of the update for `match_rms`; the default, 0.229, is AdamW's for
             gradients without memory, sqrt((1 - b1) / (1 + b1)) at b1 = 0.9. May be
             traced.
+        rms: of the update, for `unit_rms`. May be traced.
         matrix_specs, shardings: as in `scale_by_orthogonalization`. Static. Only inside
             `shard_map` do shardings matter: shapes and norms are those of whole
             matrices.
@@ -118,19 +120,24 @@ def scale_by_shape(
         **extra_args: object,
     ) -> tuple[PyTree, optax.EmptyState]:
         del params, extra_args
-        scaled = partial(_scaled, mode=mode, kappa=kappa)
+        scaled = partial(_scaled, mode=mode, kappa=kappa, rms=rms)
         return views.map(scaled, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _scaled(
-    spread: Spread, x_SMN: jax.Array, *, mode: ShapeMode, kappa: jax.typing.ArrayLike
+    spread: Spread,
+    x_SMN: jax.Array,
+    *,
+    mode: ShapeMode,
+    kappa: jax.typing.ArrayLike,
+    rms: jax.typing.ArrayLike,
 ) -> jax.Array:
     wide_SMN = x_SMN.astype(jnp.promote_types(x_SMN.dtype, jnp.float32))
     fan_in, fan_out = x_SMN.shape[1] * spread.rows, x_SMN.shape[2] * spread.columns
     factor = shape_scale(mode, fan_in, fan_out, kappa)
     if factor is None:
         wide_SMN = normalize(wide_SMN, axis_name=spread.names or None)
-        factor = math.sqrt(fan_in * fan_out)
+        factor = rms * math.sqrt(fan_in * fan_out)
     return (wide_SMN * factor).astype(x_SMN.dtype)

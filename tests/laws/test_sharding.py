@@ -12,7 +12,7 @@ DEVICES = 4
 # The order of sums differs, and Newton-Schulz amplifies that; see test_contract.
 TOLERANCE = 1e-5
 # What has no state, or none that is shaped like a parameter.
-STATELESS = {"scale_by_sign", "scale_by_shape", "clip"}
+STATELESS = {"scale_by_sign", "scale_by_shape", "spec_gd", "clip"}
 
 
 @pytest.mark.devices
