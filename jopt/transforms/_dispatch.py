@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from jopt.errors import ConfigError
 from jopt.matrix import MatrixSpec, assemble, matrices
 from jopt.transforms._layout import Layout, Names
+from jopt.transforms._sides import leaf_shape, leaf_view
 from jopt.tree import PyTree, named_leaves, path_string
 
 # S stacked matrices; M, N rows and columns.
@@ -228,65 +228,14 @@ def _map_leaf(
             mapped,
         )
     spread = Spread() if bound is None else _spread(bound, path, spec, len(shape))
-    stacks = [matrices(leaf, _view(leaf.shape, spec, shape)) for leaf in whole]
+    stacks = [matrices(leaf, leaf_view(leaf.shape, spec, shape)) for leaf in whole]
     mapped = [fn(spread, *block) for block in zip(*stacks, strict=True)]
 
     def leaf(*stacks: jax.Array) -> jax.Array:
-        found = _shape_of(stacks, spec, shape)
-        return assemble(stacks, _view(found, spec, shape), found)
+        found = leaf_shape(stacks, spec, shape)
+        return assemble(stacks, leaf_view(found, spec, shape), found)
 
     return jax.tree.map(leaf, *mapped)
-
-
-def _shape_of(
-    stacks: Sequence[jax.Array], spec: MatrixSpec, shape: tuple[int, ...]
-) -> tuple[int, ...]:
-    """The shape of a leaf, from that of its parameter and its stacks."""
-    found = output_shape(shape, spec) if stacks[0].shape[1] == 1 else shape
-    narrow = all(stack.shape[2] == 1 for stack in stacks)
-    if narrow and any(columns != 1 for _, _, columns in spec.blocks(shape)):
-        return input_shape(found, spec)
-    return found
-
-
-def _view(
-    found: tuple[int, ...], spec: MatrixSpec, shape: tuple[int, ...]
-) -> MatrixSpec:
-    """The view of a leaf of the shape `found`, where its parameter has `shape`."""
-    _, _, output = spec.axes(len(shape))
-    if all(found[axis] == shape[axis] for axis in output):
-        return spec
-    return dataclasses.replace(spec, split=spec.counts, heads=spec.counts)
-
-
-def output_shape(shape: tuple[int, ...], spec: MatrixSpec | None) -> tuple[int, ...]:
-    """The shape of a leaf with one number for each output of each matrix.
-
-    >>> output_shape((12, 64, 4, 16), MatrixSpec((1,), (2, 3)))
-    (12, 1, 4, 16)
-    """
-    if spec is None:
-        return shape
-    _, reduction, _ = spec.axes(len(shape))
-    return tuple(1 if axis in reduction else n for axis, n in enumerate(shape))
-
-
-def input_shape(shape: tuple[int, ...], spec: MatrixSpec | None) -> tuple[int, ...]:
-    """The shape of a leaf with one number for each input of each matrix.
-
-    Matrices that lie side by side in the output leave one column each.
-
-    >>> input_shape((12, 64, 4, 16), MatrixSpec((1,), (2, 3)))
-    (12, 64, 1, 1)
-    >>> input_shape((64, 16), MatrixSpec((0,), (1,), split=(8, 4, 4)))
-    (64, 3)
-    """
-    if spec is None:
-        return (1,) * len(shape)
-    _, _, output = spec.axes(len(shape))
-    lengths = [1 if axis in output else n for axis, n in enumerate(shape)]
-    lengths[output[0]] = sum(spec.counts)
-    return tuple(lengths)
 
 
 def _is_none(x: object) -> bool:

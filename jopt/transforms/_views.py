@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jopt.matrix import MatrixSpec
-from jopt.transforms._dispatch import input_shape, map_stacks, output_shape
+from jopt.transforms._dispatch import map_stacks
 from jopt.transforms._layout import Layout, read_layout
+from jopt.transforms._sides import input_shape, output_shape
 from jopt.transforms._specs import MatrixSpecs, resolve_specs, specs_of_some
 from jopt.tree import PyTree, map_named, path_string
 

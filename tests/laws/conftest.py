@@ -247,6 +247,7 @@ CASES = (
         (*RATE, "beta"),
         scale_free=True,
         static=tuple(ITERATION),
+        slow=True,
     ),
     Case("rules", built, RATE, tuple(RATE), scale_free=True),
     Case("scale_by_sign", jopt.scale_by_sign, scale_free=True),
