@@ -111,6 +111,17 @@ class MatrixSpec:
         side = "reduction_axes" if inside == 2 else "output_axes"
         return dataclasses.replace(self, **{side: getattr(self, side)[1:]})
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many matrices lie side by side in each block of the output.
+
+        >>> MatrixSpec((0,), (1,), split=(8, 4, 4), heads=(2, 1, 1)).counts
+        (2, 1, 1)
+        """
+        blocks = len(self.split or (0,))
+        heads = self.heads
+        return heads if isinstance(heads, tuple) else (heads or 1,) * blocks
+
     def axes(
         self, ndim: int
     ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -148,8 +159,7 @@ class MatrixSpec:
                 f"MatrixSpec.split {sizes} sums to {sum(sizes)}, but shape "
                 f"{tuple(shape)} has fan-out {fan_out}"
             )
-        heads = self.heads
-        counts = heads if isinstance(heads, tuple) else (heads or 1,) * len(sizes)
+        counts = self.counts
         if len(counts) != len(sizes) or any(
             size % count for size, count in zip(sizes, counts, strict=False)
         ):

@@ -8,6 +8,7 @@ from jopt.linalg._coefficients import (
     resolve_coefficients,
 )
 from jopt.linalg._exact import eigh_polar, qdwh_polar, svd_polar
+from jopt.linalg._finite import widened
 from jopt.linalg._geometry import (
     GEOMETRIES,
     Geometry,
@@ -17,7 +18,7 @@ from jopt.linalg._geometry import (
 from jopt.linalg._gram import gram_newton_schulz
 from jopt.linalg._lowrank import LowRankFactors, lowrank, lowrank_factors
 from jopt.linalg._newton_schulz import newton_schulz
-from jopt.linalg._normalization import normalize
+from jopt.linalg._normalization import normalize, unit_scale
 from jopt.linalg._norms import (
     frobenius_norm,
     nuclear_norm,
@@ -75,4 +76,6 @@ __all__ = [
     "steepest_direction",
     "svd_polar",
     "travelling_dtype",
+    "unit_scale",
+    "widened",
 ]

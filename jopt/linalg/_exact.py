@@ -7,6 +7,7 @@ rounding noise is never stretched to length 1. All of them:
 - compute in float32 or wider and at full precision; the result has the dtype of X;
 - give the same for every scale of X, zero for a zero matrix, and NaN for a matrix with
   NaN or infinity, which leaves the others of the stack untouched;
+- give exactly zero for a row or column of X that is zero;
 - pass arrays without elements through.
 
 They are the reference for the iterations, and the choice where a step needs more than
@@ -14,6 +15,8 @@ the iterations promise.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +51,7 @@ def svd_polar(x_SMN: jax.Array) -> jax.Array:
         kept_SK = s_SK > _cut(x_SMN) * s_SK[..., :1]
         return einsum("...mk,...kn->...mn", u_SMK * kept_SK[..., None, :], vh_SKN)
 
-    return on_finite(factor, widened(x_SMN)).astype(x_SMN.dtype)
+    return _exact(factor, x_SMN)
 
 
 def eigh_polar(x_SMN: jax.Array) -> jax.Array:
@@ -80,7 +83,7 @@ def eigh_polar(x_SMN: jax.Array) -> jax.Array:
         inverse_SMM = _recomposed(vectors_SMM, root_SM)
         return einsum("...mk,...kn->...mn", inverse_SMM, x_SMN)
 
-    return on_finite(factor, widened(x_SMN)).astype(x_SMN.dtype)
+    return _exact(factor, x_SMN)
 
 
 def qdwh_polar(x_SMN: jax.Array) -> jax.Array:
@@ -126,7 +129,23 @@ def qdwh_polar(x_SMN: jax.Array) -> jax.Array:
             lambda: polar_SMN,
         )
 
-    return on_finite(factor, widened(x_SMN)).astype(x_SMN.dtype)
+    return _exact(factor, x_SMN)
+
+
+def _exact(factor: Callable[[jax.Array], jax.Array], x_SMN: jax.Array) -> jax.Array:
+    """`factor` of finite matrices, with the zero rows and columns of X exactly zero.
+
+    Factorisations leave rounding noise there, and steps that divide each row or column
+    by its size would stretch it to the size of the others.
+    """
+
+    def with_zeros(x_SMN: jax.Array) -> jax.Array:
+        exists_SMN = x_SMN != 0
+        rows_SM1 = jnp.any(exists_SMN, axis=-1, keepdims=True)
+        columns_S1N = jnp.any(exists_SMN, axis=-2, keepdims=True)
+        return jnp.where(rows_SM1 & columns_S1N, factor(x_SMN), 0)
+
+    return on_finite(with_zeros, widened(x_SMN)).astype(x_SMN.dtype)
 
 
 def _qdwh(x_MN: jax.Array) -> tuple[jax.Array, jax.Array]:

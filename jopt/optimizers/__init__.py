@@ -1,22 +1,22 @@
 """Ready-made optimizers, and the rules that give each parameter its own."""
 
+from jopt.optimizers._aurora import aurora
 from jopt.optimizers._build import Optimizer, build
 from jopt.optimizers._catalog import CATALOG, EXTRA_ARGS, Entry, find_entry
 from jopt.optimizers._chain import descend
 from jopt.optimizers._control import Control
-from jopt.optimizers._labels import describe_labels, label_params
-from jopt.optimizers._muon import muon
-from jopt.optimizers._routed import spectral_and_fallback
-from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
-from jopt.optimizers._sign import lion, sign_sgd, signum
-from jopt.optimizers._sign_muon import lion_muon, sign_muon
 from jopt.optimizers._dion import dion, dion2
 from jopt.optimizers._labels import describe_labels, label_params
 from jopt.optimizers._muon import muon
+from jopt.optimizers._namo import muon2, namo
+from jopt.optimizers._normuon import adamuon, normuon
+from jopt.optimizers._polar_grad import polar_grad, spec_gd
 from jopt.optimizers._routed import spectral_and_fallback
-from jopt.optimizers._schedules import schedule_from_config
+from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
+from jopt.optimizers._scion import scion
 from jopt.optimizers._shampoo import shampoo
-from jopt.optimizers._sign import lion, signum
+from jopt.optimizers._sign import lion, sign_sgd, signum
+from jopt.optimizers._sign_muon import lion_muon, sign_muon
 from jopt.optimizers._soap import soap, soap_muon
 from jopt.optimizers._table import Row, explain
 
@@ -27,6 +27,8 @@ __all__ = [
     "Entry",
     "Optimizer",
     "Row",
+    "adamuon",
+    "aurora",
     "build",
     "descend",
     "describe_labels",
@@ -39,12 +41,18 @@ __all__ = [
     "lion",
     "lion_muon",
     "muon",
+    "muon2",
+    "namo",
+    "normuon",
+    "polar_grad",
     "schedule_from_config",
+    "scion",
+    "shampoo",
     "sign_muon",
     "sign_sgd",
-    "shampoo",
     "signum",
     "soap",
     "soap_muon",
+    "spec_gd",
     "spectral_and_fallback",
 ]

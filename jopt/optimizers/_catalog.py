@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import optax
 
 from jopt.errors import ConfigError, check_choice, import_name
+from jopt.optimizers._aurora import aurora
 from jopt.optimizers._dion import dion, dion2
 from jopt.optimizers._muon import muon
+from jopt.optimizers._namo import muon2, namo
+from jopt.optimizers._normuon import adamuon, normuon
+from jopt.optimizers._polar_grad import polar_grad, spec_gd
+from jopt.optimizers._scion import scion
+from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, sign_sgd, signum
 from jopt.optimizers._sign_muon import lion_muon, sign_muon
-from jopt.optimizers._shampoo import shampoo
-from jopt.optimizers._sign import lion, signum
 from jopt.optimizers._soap import soap, soap_muon
 
 # Arguments that a rule cannot set: they follow from the model and the mesh.
@@ -59,6 +64,15 @@ CATALOG: dict[str, Entry] = {
     "adamw": Entry(optax.adamw),
     "muon": Entry(muon.matrices, scale_free=True, spectral=True),
     "sign_sgd": Entry(sign_sgd, scale_free=True),
+    "normuon": Entry(normuon.matrices, scale_free=True, spectral=True),
+    "adamuon": Entry(adamuon.matrices, scale_free=True, spectral=True),
+    "namo": Entry(namo.matrices, spectral=True),
+    "muon2": Entry(muon2.matrices, spectral=True),
+    "aurora": Entry(aurora.matrices, scale_free=True, spectral=True),
+    "spec_gd": Entry(spec_gd.matrices, spectral=True),
+    "polar_grad": Entry(polar_grad.matrices, spectral=True),
+    "scion": Entry(scion.matrices, scale_free=True, spectral=True),
+    "scion_sign": Entry(partial(scion.matrices, lmo="sign"), scale_free=True),
     "signum": Entry(signum, scale_free=True),
     "lion": Entry(lion, scale_free=True),
     "sign_muon": Entry(sign_muon.matrices, scale_free=True, spectral=True),

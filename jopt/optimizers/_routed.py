@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 import jax
@@ -34,15 +34,28 @@ class Routed(Protocol):
     ) -> optax.GradientTransformationExtraArgs: ...
 
 
+def adamw_beside(
+    learning_rate: optax.ScalarOrSchedule, options: Mapping[str, Any]
+) -> optax.GradientTransformation:
+    """`optax.adamw(learning_rate, b1=0.9, b2=0.95)`, decay and mask from `options`.
+
+    >>> tx = adamw_beside(0.1, {"weight_decay": 0.2, "nesterov": True})
+    """
+    decay = {k: options[k] for k in ("weight_decay", "mask") if k in options}
+    plain = {"weight_decay": 0.0} | decay
+    return optax.adamw(learning_rate, b1=0.9, b2=0.95, **plain)
+
+
 def routed(
     matrices: Callable[..., optax.GradientTransformationExtraArgs],
+    beside: Callable[..., optax.GradientTransformation] = adamw_beside,
 ) -> Routed:
     """The constructor of a chain for matrices, made one for all parameters of a model.
 
     It takes two more arguments, `fallback` and `labels` (see `jopt.muon`), and gives
     parameters that are no hidden matrices to the fallback; `.matrices` is the
-    constructor as it was. The default fallback is `optax.adamw(learning_rate, b1=0.9,
-    b2=0.95)` with the weight decay and mask of the matrices.
+    constructor as it was. The default fallback is `beside(learning_rate, options)`,
+    which gets the options of the matrices that were set.
 
     >>> import jax.numpy as jnp
     >>> @routed
@@ -65,9 +78,7 @@ def routed(
         **options: Any,
     ) -> optax.GradientTransformationExtraArgs:
         if fallback is None:
-            decay = {k: options[k] for k in ("weight_decay", "mask") if k in options}
-            plain = {"weight_decay": 0.0} | decay
-            fallback = optax.adamw(learning_rate, b1=0.9, b2=0.95, **plain)
+            fallback = beside(learning_rate, options)
         spectral = matrices(learning_rate, *args, **options)
         specs = options.get("matrix_specs")
         return spectral_and_fallback(spectral, fallback, labels, specs)

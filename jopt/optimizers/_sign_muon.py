@@ -17,14 +17,13 @@ from jopt.transforms import (
     ShapeMode,
     alternate,
     alternating_schedule,
-    checked,
     counted_descent,
     dual_ema,
     ema,
+    guarded,
     polar_map,
     shape_map,
     sign_map,
-    without_nonfinite,
 )
 from jopt.tree import PyTree
 
@@ -62,12 +61,10 @@ def descend_in_turns(
     scaled = shape_map(scale, **where)
     signs = sign_map(**where, **options_of(sign_map, options))
     geometry = alternate(lambda tree, step: scaled(polar(tree)), signs, period)
-    if nan_policy == "zero":
-        rule = without_nonfinite(rule, polar.views)
     if sign_learning_rate is None:
         sign_learning_rate = _times(SIGN_TO_SPECTRAL, learning_rate)
     return descend(
-        counted_descent(checked(rule, polar.views), geometry),
+        counted_descent(guarded(rule, polar.views, nan_policy), geometry),
         learning_rate=alternating_schedule(learning_rate, sign_learning_rate, period),
         **where,
         **options_of(descend, options),

@@ -12,9 +12,9 @@ from jopt.optimizers._options import options_of, takes_options_of
 from jopt.optimizers._routed import routed
 from jopt.transforms import (
     MatrixSpecs,
-    Momentum,
     ShapeMode,
     checked,
+    no_momentum,
     polar_map,
     scale_by_shape,
     scale_by_soap,
@@ -132,7 +132,6 @@ def soap_muon(
     """
     where: dict[str, Any] = {"matrix_specs": matrix_specs, "shardings": shardings}
     polar = polar_map(**where, **options_of(polar_map, options))
-    as_it_comes = Momentum(lambda params: optax.EmptyState(), lambda g, s: (g, s))
     return descend(
         scale_by_soap(
             b1,
@@ -142,7 +141,7 @@ def soap_muon(
             **where,
             **options_of(scale_by_soap, options),
         ),
-        steepest_descent(checked(as_it_comes, polar.views), polar),
+        steepest_descent(checked(no_momentum(), polar.views), polar),
         scale_by_shape(scale, **where),
         learning_rate=learning_rate,
         **where,

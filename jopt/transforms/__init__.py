@@ -1,6 +1,7 @@
 """Gradient transformations: momentum, geometries, scaling by shape."""
 
 from jopt.transforms._alternate import alternate, alternating_schedule, is_due
+from jopt.transforms._balanced import balanced
 from jopt.transforms._brake import radial_brake
 from jopt.transforms._cautious import CautiousState, cautious_weight_decay
 from jopt.transforms._clip import clip_by_global_norm
@@ -10,13 +11,16 @@ from jopt.transforms._dion2 import largest_slices, scale_by_dion2
 from jopt.transforms._dispatch import map_matrices, map_stacks
 from jopt.transforms._floor import update_floor
 from jopt.transforms._hyperball import HyperballState, hyperball
+from jopt.transforms._layer_norms import LayerNorm, layer_direction
 from jopt.transforms._momentum import (
     Momentum,
     MomentumState,
     dual_ema,
     ema,
+    followed_by,
     heavy_ball,
     no_momentum,
+    root_mean_square,
     scale_by_momentum,
     steepest_descent,
 )
@@ -31,9 +35,16 @@ from jopt.transforms._monitor import (
 from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
-from jopt.transforms._polar import PolarMap, checked, polar_map
+from jopt.transforms._polar import PolarMap, checked, guarded, polar_map
 from jopt.transforms._qk_clip import QkClipState, qk_clip
+from jopt.transforms._second_moment import (
+    MomentPer,
+    preconditioned,
+    scale_by_second_moment,
+)
+from jopt.transforms._shampoo import ShampooState, scale_by_shampoo
 from jopt.transforms._shape import (
+    ADAMW_RMS,
     ShapeMap,
     ShapeMode,
     scale_by_shape,
@@ -48,9 +59,7 @@ from jopt.transforms._sign import (
     sign_tree,
     soft_sign,
 )
-from jopt.transforms._shampoo import ShampooState, scale_by_shampoo
-from jopt.transforms._shape import ShapeMode, scale_by_shape, shape_scale
-from jopt.transforms._sign import scale_by_sign, sign_tree
+from jopt.transforms._sized import polar_first, sized
 from jopt.transforms._skip import (
     SkipState,
     robust_zscore,
@@ -71,6 +80,7 @@ from jopt.transforms._views import Views
 from jopt.transforms._vote import AxisName, majority_vote
 
 __all__ = [
+    "ADAMW_RMS",
     "FIGURES",
     "LAYERS",
     "AxisName",
@@ -81,15 +91,17 @@ __all__ = [
     "DionState",
     "Distribute",
     "HyperballState",
+    "LayerNorm",
     "MatrixSpecs",
+    "MomentPer",
     "Momentum",
     "MomentumState",
     "MonitorState",
     "NanPolicy",
     "PolarMap",
     "QkClipState",
-    "ShapeMap",
     "ShampooState",
+    "ShapeMap",
     "ShapeMode",
     "SignMap",
     "SkipState",
@@ -97,6 +109,7 @@ __all__ = [
     "Views",
     "alternate",
     "alternating_schedule",
+    "balanced",
     "cautious_weight_decay",
     "checked",
     "clip_by_global_norm",
@@ -105,26 +118,33 @@ __all__ = [
     "dual_ema",
     "ema",
     "find_spec",
+    "followed_by",
+    "guarded",
     "heavy_ball",
     "hyperball",
     "is_due",
     "largest_slices",
+    "layer_direction",
     "layer_metrics",
     "majority_vote",
     "map_matrices",
     "map_stacks",
     "monitor",
     "no_momentum",
+    "polar_first",
     "polar_map",
+    "preconditioned",
     "qk_clip",
     "radial_brake",
     "read_specs",
     "resolve_specs",
     "robust_zscore",
+    "root_mean_square",
     "scale_by_dion",
     "scale_by_dion2",
     "scale_by_momentum",
     "scale_by_orthogonalization",
+    "scale_by_second_moment",
     "scale_by_shampoo",
     "scale_by_shape",
     "scale_by_sign",
@@ -135,6 +155,7 @@ __all__ = [
     "sign_descent",
     "sign_map",
     "sign_tree",
+    "sized",
     "skip_nonfinite",
     "skip_spikes",
     "soft_sign",

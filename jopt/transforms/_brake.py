@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.linalg import widened
 from jopt.transforms._dispatch import Spread
-from jopt.transforms._norms import nonzero, widened
+from jopt.transforms._norms import nonzero
 from jopt.transforms._specs import MatrixSpecs
 from jopt.transforms._weights import check_weights, require_params, weight_views
 from jopt.tree import PyTree

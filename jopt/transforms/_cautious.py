@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jopt.transforms._norms import widened
+from jopt.linalg import widened
 from jopt.transforms._weights import first_step, require_params, value_at
 from jopt.tree import PyTree
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jopt.errors import ConfigError
 from jopt.matrix import MatrixSpec, assemble, matrices
 from jopt.transforms._layout import Layout, Names
+from jopt.transforms._sides import leaf_shape, leaf_view
 from jopt.tree import PyTree, named_leaves, path_string
 
 # S stacked matrices; M, N rows and columns.
@@ -167,8 +168,10 @@ def map_stacks(
     """Applies `fn` to the stacks (S, fan-in, fan-out) of each leaf, leaf by leaf.
 
     For cheap maps that need the orientation, and where joining would only add copies.
-    A stack (S, 1, fan-out), one number for each output of each matrix, is a leaf whose
-    fan-in axes have length 1; trees of such leaves go in and come out as well.
+    Stacks (S, 1, fan-out), (S, fan-in, 1) and (S, 1, 1) have one number for each output
+    or input of each matrix, or for each matrix. They are leaves whose axes of the other
+    side have length 1 (`output_shape`, `input_shape`); trees of such leaves go in and
+    come out as well.
 
     Args:
         fn: gets how matrices are spread, then a stack of each tree; gives a stack, or a
@@ -219,34 +222,20 @@ def _map_leaf(
         names = () if bound is None else bound.names(path, range(len(shape)))
         row = Spread((), names, 1, 1 if bound is None else bound.size(names))
         mapped = fn(row, *(leaf.reshape(1, 1, -1) for leaf in whole))
-        return jax.tree.map(lambda stack: stack.reshape(shape), mapped)
+        one = (1,) * len(shape)
+        return jax.tree.map(
+            lambda stack: stack.reshape(shape if stack.size == whole[0].size else one),
+            mapped,
+        )
     spread = Spread() if bound is None else _spread(bound, path, spec, len(shape))
-    blocks = zip(*(matrices(leaf, spec) for leaf in whole), strict=True)
-    mapped = [fn(spread, *block) for block in blocks]
+    stacks = [matrices(leaf, leaf_view(leaf.shape, spec, shape)) for leaf in whole]
+    mapped = [fn(spread, *block) for block in zip(*stacks, strict=True)]
 
     def leaf(*stacks: jax.Array) -> jax.Array:
-        return assemble(stacks, spec, _shape_of(stacks[0], spec, shape))
+        found = leaf_shape(stacks, spec, shape)
+        return assemble(stacks, leaf_view(found, spec, shape), found)
 
     return jax.tree.map(leaf, *mapped)
-
-
-def _shape_of(
-    stack_SMN: jax.Array, spec: MatrixSpec, shape: tuple[int, ...]
-) -> tuple[int, ...]:
-    """The shape of a leaf, from that of its parameter and of its first stack."""
-    return output_shape(shape, spec) if stack_SMN.shape[1] == 1 else shape
-
-
-def output_shape(shape: tuple[int, ...], spec: MatrixSpec | None) -> tuple[int, ...]:
-    """The shape of a leaf with one number for each output of each matrix.
-
-    >>> output_shape((12, 64, 4, 16), MatrixSpec((1,), (2, 3)))
-    (12, 1, 4, 16)
-    """
-    if spec is None:
-        return shape
-    _, reduction, _ = spec.axes(len(shape))
-    return tuple(1 if axis in reduction else n for axis, n in enumerate(shape))
 
 
 def _is_none(x: object) -> bool:

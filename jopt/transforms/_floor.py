@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.linalg import widened
 from jopt.transforms._dispatch import Spread
-from jopt.transforms._norms import matrix_norms, nonzero, widened
+from jopt.transforms._norms import matrix_norm, nonzero, output_norm
 from jopt.transforms._specs import MatrixSpecs
 from jopt.transforms._weights import check_weights, require_params, weight_views
 from jopt.tree import PyTree
@@ -82,8 +83,8 @@ def _raised(
     ratio: jax.typing.ArrayLike,
     per_output: bool,
 ) -> jax.Array:
-    norm = matrix_norms(spread, u_SMN, per_output=per_output)
-    floor = ratio * matrix_norms(spread, w_SMN, per_output=per_output)
+    size = output_norm if per_output else matrix_norm
+    norm, floor = size(spread, u_SMN), ratio * size(spread, w_SMN)
     # Divided first: floor / norm overflows where U is tiny.
     raised_SMN = widened(u_SMN) / nonzero(norm) * floor
     return jnp.where(norm < floor, raised_SMN, u_SMN).astype(u_SMN.dtype)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.linalg import widened
 from jopt.transforms._dispatch import Spread
-from jopt.transforms._norms import matrix_norms, nonzero, widened
+from jopt.transforms._norms import matrix_norm, nonzero
 from jopt.transforms._specs import MatrixSpecs
 from jopt.transforms._weights import (
     check_weights,
@@ -109,7 +110,7 @@ def hyperball(
 
 
 def _radii(spread: Spread, w_SMN: jax.Array) -> jax.Array:
-    norm_S11 = matrix_norms(spread, w_SMN)
+    norm_S11 = matrix_norm(spread, w_SMN)
     usual = math.sqrt(w_SMN.shape[2] * spread.columns)
     radius_S11 = jnp.where(norm_S11 == 0, usual, norm_S11).astype(jnp.float32)
     return jnp.broadcast_to(radius_S11, (len(w_SMN), 1, w_SMN.shape[2]))
@@ -124,11 +125,11 @@ def _moved(
     rate: Any,
 ) -> jax.Array:
     radius_S11 = radius_S1N[:, :, :1]
-    size_S11 = matrix_norms(spread, u_SMN)
+    size_S11 = matrix_norm(spread, u_SMN)
     step_SMN = rate * radius_S11 * (widened(u_SMN) / nonzero(size_S11))
     beyond_SMN = widened(w_SMN) - step_SMN
-    reached_S11 = matrix_norms(spread, beyond_SMN)
-    inside_S11 = matrix_norms(spread, w_SMN) < INSIDE * radius_S11
+    reached_S11 = matrix_norm(spread, beyond_SMN)
+    inside_S11 = matrix_norm(spread, w_SMN) < INSIDE * radius_S11
     norm_S11 = jnp.where(inside_S11, jnp.minimum(reached_S11, radius_S11), radius_S11)
     new_SMN = beyond_SMN * (norm_S11 / nonzero(reached_S11))
     still_S11 = (size_S11 == 0) | (rate == 0)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jopt.errors import ShapeError, check_choice
+from jopt.linalg import widened
 from jopt.tree import PyTree, named_leaves
 
 Scalar = jax.typing.ArrayLike
@@ -44,20 +45,17 @@ class Momentum(NamedTuple):
 
 
 def no_momentum() -> Momentum:
-    """The gradient itself as the direction; no state.
+    """The gradient itself as the direction, in float32 or wider; no state.
 
     >>> rule = no_momentum()
     >>> rule.update(jnp.array([4.0]), rule.init(jnp.array([0.0])))[0].tolist()
     [4.0]
     """
 
-    def update(grads: PyTree, state: optax.EmptyState) -> tuple[PyTree, Any]:
-        def wide(g: jax.Array) -> jax.Array:
-            return g.astype(jnp.promote_types(g.dtype, jnp.float32))
-
-        return jax.tree.map(wide, grads), state
-
-    return Momentum(optax.init_empty_state, update)
+    return Momentum(
+        optax.init_empty_state,
+        lambda grads, state: (jax.tree.map(widened, grads), state),
+    )
 
 
 def ema(
@@ -113,13 +111,43 @@ def dual_ema(
     return Momentum(_zeros(mu_dtype), update)
 
 
+def root_mean_square(b2: optax.ScalarOrSchedule) -> Momentum:
+    """R <- sqrt(b2 R^2 + (1 - b2) X^2), the root of a second moment, from R = 0.
+
+    Kept in float32, without the squares, so nothing over- or underflows at any scale of
+    X. `b2` may be a schedule. There is no bias correction.
+
+    >>> rule = root_mean_square(0.75)
+    >>> rule.update(jnp.array([4e30]), rule.init(jnp.array([0.0])))[0]
+    Array([2.e+30], dtype=float32)
+    """
+    return _momentum(b2, lambda b: 1 - b, False, jnp.float32, _blend_squares)
+
+
+def followed_by(fn: Callable[[PyTree], PyTree], rule: Momentum) -> Momentum:
+    """`rule`, whose direction is sent through `fn`.
+
+    >>> rule = followed_by(lambda tree: jax.tree.map(jnp.sign, tree), ema(0.5))
+    >>> rule.update(jnp.array([-4.0]), rule.init(jnp.array([0.0])))[0].tolist()
+    [-1.0]
+    """
+
+    def update(grads: PyTree, state: Any) -> tuple[PyTree, Any]:
+        direction, state = rule.update(grads, state)
+        return fn(direction), state
+
+    return Momentum(rule.init, update)
+
+
 def _momentum(
     beta: optax.ScalarOrSchedule,
     weight: Callable[[Scalar], Scalar],
     nesterov: bool,
     mu_dtype: jax.typing.DTypeLike | None,
+    blend: Callable[[PyTree, PyTree, Scalar, Scalar], PyTree] | None = None,
 ) -> Momentum:
     """M <- beta M + weight(beta) G."""
+    blend = blend or _blend
     zeros = _zeros(mu_dtype)
 
     def init(params: PyTree) -> MomentumState:
@@ -132,8 +160,8 @@ def _momentum(
             assert state.step is not None
             old, step = beta(state.step), optax.safe_increment(state.step)
         new = weight(old)
-        average = _blend(grads, state.mu, old, new)
-        direction = _blend(grads, average, old, new) if nesterov else average
+        average = blend(grads, state.mu, old, new)
+        direction = blend(grads, average, old, new) if nesterov else average
         return direction, MomentumState(_stored(average, state.mu), step)
 
     return Momentum(init, update)
@@ -147,6 +175,15 @@ def _blend(grads: PyTree, mu: PyTree, old: Scalar, new: Scalar) -> PyTree:
         return old * m.astype(wide) + new * g.astype(wide)
 
     return jax.tree.map(one, grads, mu, is_leaf=_is_none)
+
+
+def _blend_squares(xs: PyTree, roots: PyTree, old: Scalar, new: Scalar) -> PyTree:
+    def one(x: jax.Array | None, root: jax.Array) -> Any:
+        if x is None:
+            return None
+        return jnp.hypot(jnp.sqrt(old) * root, jnp.sqrt(new) * jnp.abs(x))
+
+    return jax.tree.map(one, xs, roots, is_leaf=_is_none)
 
 
 def _stored(average: PyTree, mu: PyTree) -> PyTree:

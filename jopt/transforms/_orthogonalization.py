@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import jax
 import optax
 
-from jopt.errors import check_choice
 from jopt.linalg import Coefficients, Engine, MethodName, Normalization
 from jopt.transforms._momentum import Momentum, ema, steepest_descent
-from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
+from jopt.transforms._nonfinite import NanPolicy
 from jopt.transforms._on_mesh import Distribute
-from jopt.transforms._polar import checked, polar_map
+from jopt.transforms._polar import guarded, polar_map
 from jopt.transforms._specs import MatrixSpecs
 from jopt.tree import PyTree
 
@@ -91,7 +88,6 @@ def scale_by_orthogonalization(
     >>> tx.update(grads, tx.init(params))[0]["w"].round(1).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    check_choice("nan_policy", nan_policy, get_args(NanPolicy))
     polar = polar_map(
         steps=steps,
         method=method,
@@ -104,6 +100,4 @@ def scale_by_orthogonalization(
         distribute=distribute,
     )
     rule = momentum or ema(beta, nesterov=nesterov, mu_dtype=mu_dtype)
-    if nan_policy == "zero":
-        rule = without_nonfinite(rule, polar.views)
-    return steepest_descent(checked(rule, polar.views), polar)
+    return steepest_descent(guarded(rule, polar.views, nan_policy), polar)

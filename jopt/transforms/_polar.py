@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 
+from jopt.errors import check_choice
 from jopt.linalg import (
     Coefficients,
     Engine,
@@ -21,6 +22,7 @@ from jopt.linalg import (
 )
 from jopt.transforms._dispatch import map_matrices
 from jopt.transforms._momentum import Momentum
+from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute, MeshMap, map_on_mesh
 from jopt.transforms._specs import MatrixSpecs
 from jopt.transforms._views import Views
@@ -106,6 +108,23 @@ def polar_map(
         ),
     )
     return PolarMap(Views.read(matrix_specs, shardings), work)
+
+
+def guarded(rule: Momentum, views: Views, nan_policy: NanPolicy) -> Momentum:
+    """`checked(rule, views)`, that leaves out broken matrices if the policy is `zero`.
+
+    Fails: `ConfigError` for an unknown policy.
+
+    >>> from jopt.transforms import ema
+    >>> rule = guarded(ema(0.9), Views(), "zero")
+    >>> broken = {"w": jnp.array([[jnp.nan, 1.0]])}
+    >>> rule.update(broken, rule.init(broken))[0]["w"].tolist()
+    [[0.0, 0.0]]
+    """
+    check_choice("nan_policy", nan_policy, get_args(NanPolicy))
+    if nan_policy == "zero":
+        rule = without_nonfinite(rule, views)
+    return checked(rule, views)
 
 
 def checked(rule: Momentum, views: Views) -> Momentum:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from jopt.errors import ConfigError, ShapeError, did_you_mean
+from jopt.linalg import widened
 from jopt.matrix import AttentionSpec, Heads, assemble
-from jopt.transforms._dispatch import output_shape
-from jopt.transforms._norms import widened
+from jopt.transforms._sides import output_shape
 from jopt.transforms._weights import require_params
 from jopt.tree import PyTree, named_leaves, path_string
 

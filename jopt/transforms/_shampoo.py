@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jopt.errors import check_choice
 from jopt.linalg import inverse_root
 from jopt.linalg._einsum import einsum
 from jopt.transforms._factored_stacks import Stacks
 from jopt.transforms._factors import init_factors, map_factored
 from jopt.transforms._momentum import ema
-from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
-from jopt.transforms._polar import checked
+from jopt.transforms._nonfinite import NanPolicy
+from jopt.transforms._polar import guarded
 from jopt.transforms._specs import MatrixSpecs
 from jopt.transforms._views import Views
 from jopt.tree import PyTree
@@ -118,11 +117,9 @@ def scale_by_shampoo(
     >>> tx.update(grads, tx.init(grads))[0]["w"].round(3).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    check_choice("nan_policy", nan_policy, get_args(NanPolicy))
     views = Views.read(matrix_specs, shardings)
-    rule = checked(ema(b1, nesterov=nesterov, mu_dtype=mu_dtype), views)
-    if nan_policy == "zero":
-        rule = without_nonfinite(rule, views)
+    average = ema(b1, nesterov=nesterov, mu_dtype=mu_dtype)
+    rule = guarded(average, views, nan_policy)
     exponent = (0.5 if one_sided else 0.25) if power is None else power
 
     def first(name: str, stack: jax.ShapeDtypeStruct) -> Moments:

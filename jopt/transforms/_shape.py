@@ -68,6 +68,7 @@ def scale_by_shape(
     mode: ShapeMode = "match_rms_adamw",
     *,
     kappa: jax.typing.ArrayLike = KAPPA,
+    rms: jax.typing.ArrayLike = 1.0,
     matrix_specs: MatrixSpecs = None,
     shardings: PyTree | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -84,8 +85,8 @@ def scale_by_shape(
       of full rank is 1 / sqrt(max(fan_in, fan_out)), so the update has RMS 0.2 as
       AdamW's has, and AdamW's learning rate and weight decay can be used.
     - `match_rms`: kappa sqrt(max(fan_in, fan_out)).
-    - `unit_rms`: sqrt(fan_in fan_out) / ||O||_F: RMS 1 at any rank and however exact O
-      is. A zero matrix stays zero.
+    - `unit_rms`: rms sqrt(fan_in fan_out) / ||O||_F: RMS 1, or what `rms` says, at any
+      rank and however exact O is. A zero matrix stays zero.
 
     For an update of largest entry 1, a sign:
 
@@ -103,6 +104,7 @@ def scale_by_shape(
         kappa: RMS of the update for `match_rms`; the default, 0.229, is AdamW's for
             gradients without memory, sqrt((1 - b1) / (1 + b1)) at b1 = 0.9. May be
             traced.
+        rms: of the update, for `unit_rms`. May be traced.
         matrix_specs, shardings: as in `scale_by_orthogonalization`. Static. Only inside
             `shard_map` do shardings matter: shapes and norms are those of whole
             matrices.
@@ -122,7 +124,7 @@ def scale_by_shape(
     [[2.0, 2.0, 2.0, 2.0]]
     """
     scaled = shape_map(
-        mode, kappa=kappa, matrix_specs=matrix_specs, shardings=shardings
+        mode, kappa=kappa, rms=rms, matrix_specs=matrix_specs, shardings=shardings
     )
 
     def init(params: PyTree) -> optax.EmptyState:
@@ -146,23 +148,26 @@ class ShapeMap:
     """A map of trees: each matrix times its factor, in the dtype of its leaf.
 
     Attributes:
-        mode, kappa: of `scale_by_shape`.
+        mode, kappa, rms: of `scale_by_shape`.
         views: what the matrices are, and where they lie.
     """
 
     mode: ShapeMode
     kappa: jax.typing.ArrayLike
+    rms: jax.typing.ArrayLike
     views: Views
 
     def __call__(self, tree: PyTree) -> PyTree:
         """The tree, scaled."""
-        return self.views.map(partial(_scaled, mode=self.mode, kappa=self.kappa), tree)
+        scaled = partial(_scaled, mode=self.mode, kappa=self.kappa, rms=self.rms)
+        return self.views.map(scaled, tree)
 
 
 def shape_map(
     mode: ShapeMode = "match_rms_adamw",
     *,
     kappa: jax.typing.ArrayLike = KAPPA,
+    rms: jax.typing.ArrayLike = 1.0,
     matrix_specs: MatrixSpecs = None,
     shardings: PyTree | None = None,
 ) -> ShapeMap:
@@ -172,16 +177,21 @@ def shape_map(
     [[2.0, 2.0, 2.0, 2.0]]
     """
     check_mode(mode)
-    return ShapeMap(mode, kappa, Views.read(matrix_specs, shardings))
+    return ShapeMap(mode, kappa, rms, Views.read(matrix_specs, shardings))
 
 
 def _scaled(
-    spread: Spread, x_SMN: jax.Array, *, mode: ShapeMode, kappa: jax.typing.ArrayLike
+    spread: Spread,
+    x_SMN: jax.Array,
+    *,
+    mode: ShapeMode,
+    kappa: jax.typing.ArrayLike,
+    rms: jax.typing.ArrayLike,
 ) -> jax.Array:
     wide_SMN = x_SMN.astype(jnp.promote_types(x_SMN.dtype, jnp.float32))
     fan_in, fan_out = x_SMN.shape[1] * spread.rows, x_SMN.shape[2] * spread.columns
     factor = shape_scale(mode, fan_in, fan_out, kappa)
     if factor is None:
         wide_SMN = normalize(wide_SMN, axis_name=spread.names or None)
-        factor = math.sqrt(fan_in * fan_out)
+        factor = rms * math.sqrt(fan_in * fan_out)
     return (wide_SMN * factor).astype(x_SMN.dtype)

@@ -15,7 +15,7 @@ from jopt.transforms._dither import add_noise
 from jopt.transforms._momentum import Momentum, no_momentum, steepest_descent
 from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._specs import MatrixSpecs
-from jopt.transforms._views import Views
+from jopt.transforms._views import EntryViews, Views
 from jopt.transforms._vote import AxisName, axis_names, majority_vote
 from jopt.tree import PyTree
 
@@ -123,7 +123,7 @@ def sign_descent(
     [-1.0]
     """
     if signs.nan_policy == "zero":
-        rule = without_nonfinite(rule, None)
+        rule = without_nonfinite(rule, EntryViews())
     return (
         counted_descent(rule, signs) if signs.counts else steepest_descent(rule, signs)
     )

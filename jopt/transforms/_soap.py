@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jopt.errors import ConfigError, check_choice
+from jopt.errors import ConfigError
 from jopt.transforms._eigenbases import Bases, first_bases, observe, refresh, turn
 from jopt.transforms._factored_stacks import Stacks
 from jopt.transforms._factors import init_factors, map_factored
 from jopt.transforms._momentum import ema
-from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
-from jopt.transforms._polar import checked
+from jopt.transforms._nonfinite import NanPolicy
+from jopt.transforms._polar import guarded
 from jopt.transforms._specs import MatrixSpecs
 from jopt.transforms._views import Views
 from jopt.tree import PyTree
@@ -115,16 +115,13 @@ def scale_by_soap(
     >>> first["w"].tolist(), second["w"].round(3).tolist()
     ([[0.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]])
     """
-    check_choice("nan_policy", nan_policy, get_args(NanPolicy))
     if not isinstance(max_precond_dim, int):
         raise ConfigError(
             f"max_precond_dim is {max_precond_dim!r}; it decides on shapes, so it has "
             "to be an int: under optax.inject_hyperparams name it in static_args"
         )
     views = Views.read(matrix_specs, shardings)
-    rule = checked(ema(b1, mu_dtype=mu_dtype), views)
-    if nan_policy == "zero":
-        rule = without_nonfinite(rule, views)
+    rule = guarded(ema(b1, mu_dtype=mu_dtype), views, nan_policy)
 
     def init(params: PyTree) -> SoapState:
         momentum = rule.init(params)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jopt.matrix import MatrixSpec
-from jopt.transforms._dispatch import map_stacks, output_shape
+from jopt.transforms._dispatch import Spread, map_stacks
 from jopt.transforms._layout import Layout, read_layout
+from jopt.transforms._sides import input_shape, output_shape
 from jopt.transforms._specs import MatrixSpecs, resolve_specs, specs_of_some
-from jopt.tree import PyTree, map_named
+from jopt.tree import PyTree, map_named, path_string
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +70,100 @@ class Views:
         >>> Views().outputs({"w": jnp.ones((2, 3))})["w"].shape
         (1, 3)
         """
+        return self._zeros(tree, dtype, output_shape)
+
+    def inputs(self, tree: PyTree, dtype: jax.typing.DTypeLike = "float32") -> PyTree:
+        """Zeros, one for each input of each matrix: fan-out axes have length 1.
+
+        Blocks and heads side by side have a column each. A leaf that counts as one row
+        has one zero.
+
+        >>> import jax.numpy as jnp
+        >>> Views().inputs({"w": jnp.ones((2, 3))})["w"].shape
+        (2, 1)
+        """
+        return self._zeros(tree, dtype, input_shape)
+
+    def singles(self, tree: PyTree, dtype: jax.typing.DTypeLike = "float32") -> PyTree:
+        """Zeros, one for each matrix.
+
+        >>> import jax.numpy as jnp
+        >>> Views().singles({"w": jnp.ones((2, 3))})["w"].shape
+        (1, 1)
+        """
+        return self._zeros(tree, dtype, output_shape, input_shape)
+
+    def _zeros(
+        self, tree: PyTree, dtype: jax.typing.DTypeLike, *shapes: Callable[..., Any]
+    ) -> PyTree:
         specs = self.specs(tree)
-        return map_named(
-            lambda path, leaf: jnp.zeros(
-                output_shape(leaf.shape, specs.get(path)), dtype
-            ),
-            tree,
+
+        def zeros(path: str, leaf: jax.Array) -> jax.Array:
+            shape = leaf.shape
+            for shorten in shapes:
+                shape = shorten(shape, specs.get(path))
+            return jnp.zeros(shape, dtype)
+
+        return map_named(zeros, tree)
+
+    def fit(self, tree: PyTree, other: PyTree) -> bool:
+        """Whether `map` takes `other` beside `tree`: each leaf in one of four shapes.
+
+        >>> import jax.numpy as jnp
+        >>> ones = {"w": jnp.ones((2, 3))}
+        >>> Views().fit(ones, Views().inputs(ones)), Views().fit(ones, jnp.ones(3))
+        (True, False)
+        """
+        ours, theirs = _by_path(tree), _by_path(other)
+        if ours.keys() != theirs.keys():
+            return False
+        specs = self.specs(tree)
+        # A leaf without a gradient may still have a place in the state.
+        return all(
+            leaf is None or _shape(theirs[path]) in _shapes(leaf.shape, specs.get(path))
+            for path, leaf in ours.items()
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class EntryViews(Views):
+    """Every entry of every parameter is a matrix of its own.
+
+    >>> EntryViews().map(lambda spread, x_S11: x_S11.sum((1, 2)), jnp.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+
+    def map(self, fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> Any:
+        """`fn` of stacks (size, 1, 1)."""
+
+        def one(leaf: jax.Array | None, *others: jax.Array) -> Any:
+            if leaf is None:
+                return None
+            result_S = fn(Spread(), *(x.reshape(-1, 1, 1) for x in (leaf, *others)))
+            return result_S.reshape(leaf.shape)
+
+        return jax.tree.map(one, tree, *rest, is_leaf=lambda x: x is None)
+
+    def fit(self, tree: PyTree, other: PyTree) -> bool:
+        """Whether `other` has the leaves of `tree`."""
+        ours, theirs = _by_path(tree), _by_path(other)
+        return ours.keys() == theirs.keys() and all(
+            leaf is None or _shape(theirs[path]) == leaf.shape
+            for path, leaf in ours.items()
+        )
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    return None if leaf is None else jnp.shape(leaf)
+
+
+def _shapes(
+    shape: tuple[int, ...], spec: MatrixSpec | None
+) -> tuple[tuple[int, ...], ...]:
+    outputs = output_shape(shape, spec)
+    return shape, outputs, input_shape(shape, spec), input_shape(outputs, spec)
+
+
+def _by_path(tree: PyTree) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
+    return {path_string(key_path): leaf for key_path, leaf in leaves}

@@ -14,7 +14,7 @@ TOLERANCE = 1e-5
 # What has no state, or none that is shaped like a parameter.
 STATELESS = {
     *("sign_sgd", "scale_by_sign", "signs_with_noise", "soft_signs"),
-    *("scale_by_shape", "clip", "hyperball", "update_floor", "radial_brake"),
+    *("scale_by_shape", "clip", "hyperball", "update_floor", "radial_brake", "spec_gd"),
 }
 
 

@@ -103,6 +103,15 @@ def test_absent_directions_stay_zero(engine, rank, shape, draw):
     assert np.abs(outside.T @ found).max() < 1e-5
 
 
+def test_zero_rows_and_columns_are_zero_to_the_last_bit(engine, draw):
+    x = draw(8, 20)
+    x[2], x[:, 5] = 0, 0
+    found = polar(engine, x)
+    np.testing.assert_array_equal(found[2], 0)
+    np.testing.assert_array_equal(found[:, 5], 0)
+    np.testing.assert_allclose(found, exact(x), atol=2e-3)
+
+
 def test_the_cut_is_where_it_is_said_to_be(engine):
     x = np.zeros((8, 20), np.float32)
     eps = np.finfo(np.float32).eps

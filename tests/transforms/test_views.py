@@ -15,6 +15,7 @@ from optax.contrib import MuonDimensionNumbers
 
 import jopt
 from jopt.matrix import MatrixSpec
+from jopt.transforms import Views
 
 MODES = ("none", "jordan", "spectral_mup", "match_rms_adamw", "unit_rms")
 # One program in two arrangements, in float32; entries of an update are below 3.
@@ -303,3 +304,31 @@ def test_dimension_numbers_of_optax_give_the_update_of_optax():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected
         )
+
+
+def test_one_number_for_each_output_input_or_matrix_of_any_arrangement(case):
+    array, view, take_apart, put_together = case
+    views = Views({"w": view})
+    tree = {"w": array(0)}
+    for zeros, axes in (
+        (views.outputs, (1,)),
+        (views.inputs, (2,)),
+        (views.singles, (1, 2)),
+    ):
+        where = zeros(tree)
+
+        def sums(spread, x_SMN, axes=axes):
+            return jnp.sum(x_SMN, axes, keepdims=True)
+
+        found = views.map(sums, tree)
+        assert found["w"].shape == where["w"].shape and views.fit(tree, where)
+        # Back beside the matrices: each is multiplied by its own sums.
+        product = views.map(lambda spread, x, s: x * s, tree, found)["w"]
+        expected = put_together(
+            [
+                part * jnp.sum(part, tuple(a - 1 for a in axes), keepdims=True)
+                for part in take_apart(tree["w"])
+            ]
+        )
+        np.testing.assert_allclose(product, expected, rtol=1e-4, atol=1e-3)
+    assert not views.fit(tree, {"w": jnp.zeros(7)})
