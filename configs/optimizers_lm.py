@@ -1,0 +1,51 @@
+"""Byte language model on 38 plays: any published method on the matrices, AdamW beside.
+
+python train.py --config=configs/optimizers_lm.py:normuon
+python train.py --config=configs/optimizers_lm.py:soap_muon,micro
+
+METHOD or METHOD,SIZE; `docs/optimizers.md` lists the methods. The rates of `adamw`,
+`signum` and `muon` are tuned (8 trials of `:micro`); those of the others are what their
+update size suggests, and wait for `python -m jopt study optimizers_lm`.
+"""
+
+from jopt.training import presets
+from jopt.training.methods import METHODS, method_rule
+
+# Learning rate of the matrices.
+RATES = {
+    "adamw": 0.0015,
+    "sign_sgd": 0.0004,
+    "signum": 0.0004,
+    "lion": 0.0004,
+    "sign_muon": 0.007,
+    "lion_muon": 0.007,
+    "muon": 0.007,
+    "muon_hyperball": 0.01,
+    "normuon": 0.007,
+    "adamuon": 0.007,
+    "namo": 0.007,
+    "muon2": 0.007,
+    "aurora": 0.007,
+    "scion": 0.0003,
+    "spec_gd": 0.1,
+    "polar_grad": 0.1,
+    "dion": 0.015,
+    "dion2": 0.015,
+    "shampoo": 0.007,
+    "soap": 0.003,
+    "soap_muon": 0.007,
+    "recipe": 0.007,
+}
+
+
+def get_config(arg=""):
+    method, _, size = (arg or "muon").partition(",")
+    config = presets.language_model(size)
+    config.optim.order = ("matrix", "rest")
+    rate = RATES.get(method, 0.0)
+    config.optim.rules.matrix = method_rule(method, r"blocks/.*/kernel", rate)
+    config.optim.rules.rest = presets.rule(r".*", "adamw", 0.015, b1=0.8, b2=0.95)
+    return config
+
+
+assert RATES.keys() == METHODS.keys()

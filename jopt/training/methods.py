@@ -1,0 +1,72 @@
+"""The published optimizers as rules for hidden matrices, each with its own defaults."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from jopt.errors import check_choice
+from jopt.training.presets import rule
+
+
+class Method(NamedTuple):
+    """What a rule says to use a method.
+
+    Attributes:
+        optimizer: a name of `jopt.optimizers.CATALOG`.
+        options: arguments of it, beside the learning rate.
+    """
+
+    optimizer: str
+    options: dict[str, Any] = {}
+
+
+# Which dtype the products of a polar factor have is then a part of a run's config.
+_POLAR = {"compute_dtype": "auto"}
+
+METHODS: dict[str, Method] = {
+    "adamw": Method("adamw", {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1}),
+    "sign_sgd": Method("sign_sgd"),
+    "signum": Method("signum", {"b1": 0.95}),
+    "lion": Method("lion", {"b1": 0.9, "b2": 0.99}),
+    "sign_muon": Method("sign_muon", _POLAR),
+    "lion_muon": Method("lion_muon", _POLAR),
+    "muon": Method("muon", _POLAR | {"beta": 0.9}),
+    "muon_hyperball": Method(
+        "muon", _POLAR | {"beta": 0.9, "control": {"hyperball": True}}
+    ),
+    "normuon": Method("normuon", _POLAR | {"beta": 0.9}),
+    "adamuon": Method("adamuon", _POLAR | {"beta": 0.9}),
+    "namo": Method("namo", _POLAR | {"beta": 0.9}),
+    "muon2": Method("muon2", _POLAR | {"beta": 0.9}),
+    "aurora": Method("aurora", _POLAR | {"beta": 0.9}),
+    "scion": Method("scion", _POLAR | {"radius": 50.0}),
+    "spec_gd": Method("spec_gd"),
+    "polar_grad": Method("polar_grad", {"beta": 0.9}),
+    "dion": Method("dion"),
+    "dion2": Method("dion2", _POLAR),
+    "shampoo": Method("shampoo"),
+    "soap": Method("soap", {"b1": 0.95, "b2": 0.95}),
+    "soap_muon": Method("soap_muon", _POLAR),
+    # Of the fewest steps to a loss: SOAP-Muon, and three controls of the weights.
+    "recipe": Method(
+        "soap_muon",
+        _POLAR
+        | {
+            "weight_decay": 0.1,
+            "control": {"cautious": True, "floor": 0.35, "brake": 0.5},
+        },
+    ),
+}
+
+
+def method_rule(name: str, match: str, learning_rate: float) -> ConfigDict:
+    """The rule that gives the matrices at these paths to a method of `METHODS`.
+
+    >>> method_rule("muon_hyperball", r"blocks/.*/kernel", 0.01).control.hyperball
+    True
+    """
+    check_choice("method", name, METHODS)
+    method = METHODS[name]
+    return rule(match, method.optimizer, learning_rate, **method.options)
