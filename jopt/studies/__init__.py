@@ -1,6 +1,7 @@
 """Sweeps, comparisons and named studies over training runs."""
 
 from jopt.studies._definition import arm, default_sweep
+from jopt.studies._methods import compare_methods
 from jopt.studies._samplers import sample
 from jopt.studies._space import (
     Dist,
@@ -18,6 +19,7 @@ __all__ = [
     "Dist",
     "arm",
     "choice",
+    "compare_methods",
     "conditional",
     "default_sweep",
     "fixed",

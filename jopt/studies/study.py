@@ -24,8 +24,12 @@ class Study(NamedTuple):
 
 STUDIES = {
     "optimizers_lm": Study(
-        "Does Muon beat AdamW and Signum on a language model, with equal tuning?",
+        "Which optimizer is best for the matrices of a language model?",
         "configs/sweeps/optimizers_lm.py",
+    ),
+    "optimizers_digits": Study(
+        "Which optimizer is best for the matrices of a perceptron?",
+        "configs/sweeps/optimizers_digits.py",
     ),
 }
 

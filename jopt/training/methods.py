@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ class Method(NamedTuple):
     """
 
     optimizer: str
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any]
 
 
 # Which dtype the products of a polar factor have is then a part of a run's config.
@@ -27,7 +28,7 @@ _POLAR = {"compute_dtype": "auto"}
 
 METHODS: dict[str, Method] = {
     "adamw": Method("adamw", {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1}),
-    "sign_sgd": Method("sign_sgd"),
+    "sign_sgd": Method("sign_sgd", {}),
     "signum": Method("signum", {"b1": 0.95}),
     "lion": Method("lion", {"b1": 0.9, "b2": 0.99}),
     "sign_muon": Method("sign_muon", _POLAR),
@@ -42,11 +43,11 @@ METHODS: dict[str, Method] = {
     "muon2": Method("muon2", _POLAR | {"beta": 0.9}),
     "aurora": Method("aurora", _POLAR | {"beta": 0.9}),
     "scion": Method("scion", _POLAR | {"radius": 50.0}),
-    "spec_gd": Method("spec_gd"),
+    "spec_gd": Method("spec_gd", {}),
     "polar_grad": Method("polar_grad", {"beta": 0.9}),
-    "dion": Method("dion"),
+    "dion": Method("dion", {}),
     "dion2": Method("dion2", _POLAR),
-    "shampoo": Method("shampoo"),
+    "shampoo": Method("shampoo", {}),
     "soap": Method("soap", {"b1": 0.95, "b2": 0.95}),
     "soap_muon": Method("soap_muon", _POLAR),
     # Of the fewest steps to a loss: SOAP-Muon, and three controls of the weights.
@@ -61,12 +62,18 @@ METHODS: dict[str, Method] = {
 }
 
 
-def method_rule(name: str, match: str, learning_rate: float) -> ConfigDict:
+def method_rule(name: str, match: str, rates: Mapping[str, float]) -> ConfigDict:
     """The rule that gives the matrices at these paths to a method of `METHODS`.
 
-    >>> method_rule("muon_hyperball", r"blocks/.*/kernel", 0.01).control.hyperball
-    True
+    Args:
+        rates: method -> learning rate, for a task.
+
+    Fails: `ConfigError` for a method that is not known or has no rate.
+
+    >>> found = method_rule("muon_hyperball", "kernel", {"muon_hyperball": 0.01})
+    >>> found.name, found.learning_rate, found.control.hyperball
+    ('muon', 0.01, True)
     """
-    check_choice("method", name, METHODS)
+    check_choice("method", name, METHODS.keys() & rates.keys())
     method = METHODS[name]
-    return rule(match, method.optimizer, learning_rate, **method.options)
+    return rule(match, method.optimizer, rates[name], **method.options)

@@ -54,3 +54,8 @@ def update_jax(monkeypatch):
 @pytest.fixture
 def polar_accuracy(monkeypatch):
     return _load(monkeypatch, "polar_accuracy")
+
+
+@pytest.fixture
+def methods(monkeypatch):
+    return _load(monkeypatch, "methods")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import json
 import math
 from pathlib import Path
@@ -107,15 +105,6 @@ def test_noise_depends_on_seed_step_and_path_and_on_nothing_else():
         one["b"],
     ):
         assert 2 <= np.sum(one["a"] != other) <= 18
-
-
-@pytest.mark.parametrize(
-    "name",
-    [f"transforms.{x}" for x in ("_sign", "_dither", "_vote", "_alternate", "_counted")]
-    + ["optimizers._sign", "optimizers._sign_muon"],
-)
-def test_examples_run(name):
-    assert doctest.testmod(importlib.import_module(f"jopt.{name}")).failed == 0
 
 
 def votes(workers, **options):

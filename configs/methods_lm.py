@@ -1,7 +1,7 @@
 """Byte language model on 38 plays: any published method on the matrices, AdamW beside.
 
-python train.py --config=configs/optimizers_lm.py:normuon
-python train.py --config=configs/optimizers_lm.py:soap_muon,micro
+python train.py --config=configs/methods_lm.py:normuon
+python train.py --config=configs/methods_lm.py:soap_muon,micro
 
 METHOD or METHOD,SIZE; `docs/optimizers.md` lists the methods. The rates of `adamw`,
 `signum` and `muon` are tuned (8 trials of `:micro`); those of the others are what their
@@ -9,7 +9,7 @@ update size suggests, and wait for `python -m jopt study optimizers_lm`.
 """
 
 from jopt.training import presets
-from jopt.training.methods import METHODS, method_rule
+from jopt.training.methods import method_rule
 
 # Learning rate of the matrices.
 RATES = {
@@ -42,10 +42,6 @@ def get_config(arg=""):
     method, _, size = (arg or "muon").partition(",")
     config = presets.language_model(size)
     config.optim.order = ("matrix", "rest")
-    rate = RATES.get(method, 0.0)
-    config.optim.rules.matrix = method_rule(method, r"blocks/.*/kernel", rate)
+    config.optim.rules.matrix = method_rule(method, r"blocks/.*/kernel", RATES)
     config.optim.rules.rest = presets.rule(r".*", "adamw", 0.015, b1=0.8, b2=0.95)
     return config
-
-
-assert RATES.keys() == METHODS.keys()

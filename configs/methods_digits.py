@@ -1,12 +1,12 @@
 """A perceptron on 8 x 8 digits: any published method on the matrices, AdamW beside.
 
-python train.py --config=configs/optimizers_digits.py:normuon
+python train.py --config=configs/methods_digits.py:normuon
 
 5 s on an idle core. `docs/optimizers.md` lists the methods.
 """
 
 from jopt.training import presets
-from jopt.training.methods import METHODS, method_rule
+from jopt.training.methods import method_rule
 
 # Learning rate of the hidden kernels.
 RATES = {
@@ -39,10 +39,6 @@ def get_config(arg=""):
     method, _, size = (arg or "muon").partition(",")
     config = presets.digits(size)
     config.optim.order = ("matrix", "rest")
-    rate = RATES.get(method, 0.0)
-    config.optim.rules.matrix = method_rule(method, r"layers/.*/kernel", rate)
+    config.optim.rules.matrix = method_rule(method, r"layers/.*/kernel", RATES)
     config.optim.rules.rest = presets.rule(r".*", "adamw", 0.01)
     return config
-
-
-assert RATES.keys() == METHODS.keys()
