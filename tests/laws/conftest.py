@@ -256,6 +256,7 @@ CASES = (
         MATRIX_SHAPES,
         scale_free=True,
         static=tuple(ITERATION),
+        slow=True,
     ),
     Case(
         "muon2_by_entry",
@@ -319,6 +320,7 @@ CASES = (
         {"down": (6, 4), "stack": (2, 4, 6)},  # One shape: quicker to compile.
         scale_free=True,
         static=("rank_fraction",),
+        slow=True,
     ),
     Case(
         "dion2",
@@ -453,6 +455,7 @@ CASES = (
         (*RATE, "floor", "brake"),
         MATRIX_SHAPES,
         scale_free=True,
+        slow=True,
     ),
     Case(
         "update_floor",

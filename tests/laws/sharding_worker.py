@@ -2,11 +2,12 @@
 
 Parameters and state lie as in a run (`shard_parameters`, `shard_state`). Gradients are
 split unevenly: along an axis that the number of devices does not divide, where a leaf
-has one. Prints one JSON object: case -> [largest gap, leaves of the state that are
-split].
+has one. Takes `quick` or `slow`: which cases. Prints one JSON object: case -> [largest
+gap, leaves of the state that are split].
 """
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -70,4 +71,5 @@ def compare(case, mesh):
 
 
 mesh = make_mesh(fsdp=len(jax.devices()))
-print(json.dumps({case.name: compare(case, mesh) for case in CASES}))
+chosen = [case for case in CASES if case.slow == (sys.argv[1] == "slow")]
+print(json.dumps({case.name: compare(case, mesh) for case in chosen}))

@@ -129,13 +129,20 @@ def matrices(tree):
 CONTROLLED = [
     name for name, entry in CATALOG.items() if "control" in arguments(entry)[0]
 ]
+QUICK = {"muon", "signum", "scion", "soap_muon"}
 
 
 def test_the_families_of_the_catalog_take_control():
     assert {"muon", "signum", "lion"} <= set(CONTROLLED)
 
 
-@pytest.mark.parametrize("name", CONTROLLED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
+        for name in CONTROLLED
+    ],
+)
 def test_every_optimizer_hands_its_views_on(name):
     options = {"compute_dtype": "float32"} if CATALOG[name].spectral else {}
     known, _ = arguments(CATALOG[name])
@@ -143,9 +150,9 @@ def test_every_optimizer_hands_its_views_on(name):
     tx = CATALOG[name].constructor(
         learning_rate=0.3, control={"hyperball": True}, matrix_specs=SPECS, **options
     )
-    after, state = PARAMS, tx.init(PARAMS)
+    after, state, update = PARAMS, tx.init(PARAMS), jax.jit(tx.update)
     for _ in range(2):  # Some only look in their first step.
-        updates, state = tx.update(GRADS, state, after)
+        updates, state = update(GRADS, state, after)
         after = optax.apply_updates(after, updates)
     np.testing.assert_allclose(matrices(after), matrices(PARAMS), rtol=1e-6)
     assert np.abs(np.asarray(after["qkv"] - PARAMS["qkv"])).max() > 0.05

@@ -332,6 +332,7 @@ def test_the_catalog_has_the_family():
     assert all(CATALOG[name].spectral for name in names | {"scion"})
 
 
+@pytest.mark.slow
 @pytest.mark.devices
 def test_statistics_of_matrices_that_are_cut_are_those_of_whole_ones(on_devices):
     script = Path(__file__).with_name("spectral_worker.py")

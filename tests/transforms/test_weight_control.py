@@ -309,6 +309,7 @@ def test_cautious_decay_asks_for_weights():
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
 
 
+@pytest.mark.slow
 @pytest.mark.devices
 def test_norms_are_global_inside_shard_map(on_devices):
     script = Path(__file__).with_name("control_worker.py")
