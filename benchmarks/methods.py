@@ -30,7 +30,7 @@ from _workers import use_cores
 from monitor import turned
 
 # Updates until everything has happened once.
-CYCLES = {"soap": 10, "shampoo": 10, "lion_muon": 2, "sign_muon": 2}
+CYCLES = {"soap": 10, "lion_muon": 2, "sign_muon": 2}
 HEADER = ("method", "ms", "of muon", "state bytes", "temp MB", "compile s")
 
 

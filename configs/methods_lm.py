@@ -4,8 +4,9 @@ python train.py --config=configs/methods_lm.py:normuon
 python train.py --config=configs/methods_lm.py:soap_muon,micro
 
 METHOD or METHOD,SIZE; `docs/optimizers.md` lists the methods. The rates of `adamw`,
-`signum` and `muon` are tuned (8 trials of `:micro`); those of the others are what their
-update size suggests, and wait for `python -m jopt study optimizers_lm`.
+`signum` and `muon` are those of `adamw_lm.py`, `signum_lm.py` and `muon_lm.py`; those
+of the others are what their update size suggests, untuned: `python -m jopt study
+optimizers_lm` tunes thirteen of them.
 """
 
 from jopt.training import presets

@@ -53,7 +53,8 @@ def aurora(
     Args:
         learning_rate: as in `jopt.muon`.
         beta, nesterov, mu_dtype, scale, nan_policy: as in `jopt.muon`.
-        rounds: polar factors for each update, 1 or more. Static.
+        rounds: polar factors for each update, 1 or more. Static, so to be named in
+            `static_args` of `optax.inject_hyperparams`, also where it has its default.
         weight_decay, mask, fallback, labels and all others: as in `jopt.muon`, but
             there is no `distribute="gram"`.
 
@@ -71,8 +72,11 @@ def aurora(
     >>> jnp.linalg.norm(u, axis=0).round(2)  # That of polar(g): 1, 0.01, 1.
     Array([0.84, 0.77, 0.84], dtype=float32)
     """
-    if rounds < 1:
-        raise ConfigError(f"rounds of aurora must be 1 or more, not {rounds}")
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ConfigError(
+            f"rounds of aurora is {rounds!r}; it has to be an int of 1 or more: under "
+            "optax.inject_hyperparams name it in static_args"
+        )
     where: dict[str, Any] = {"matrix_specs": matrix_specs, "shardings": shardings}
     polar = polar_map(
         partial(balanced, rounds=rounds), **where, **options_of(polar_map, options)

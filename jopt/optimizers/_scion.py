@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 import jax
 import optax
 
-from jopt.errors import check_choice
+from jopt.errors import ConfigError, check_choice
 from jopt.optimizers._chain import descend
+from jopt.optimizers._control import read_control
 from jopt.optimizers._options import options_of, takes_options_of
 from jopt.optimizers._routed import routed
 from jopt.transforms import (
@@ -37,7 +38,8 @@ def signs_beside(
     learning_rate: optax.ScalarOrSchedule, options: Mapping[str, Any]
 ) -> optax.GradientTransformation:
     """`scion` on signs, with what concerns it of the options of the hidden layers."""
-    shared = {k: v for k, v in options.items() if k not in ("radius", "lmo")}
+    own = ("radius", "lmo", "control")
+    shared = {k: v for k, v in options.items() if k not in own}
     return scion.matrices(learning_rate, lmo="sign", **shared)
 
 
@@ -83,7 +85,8 @@ def scion(
             that is no matrix has its last axis for fan-in (`sign`), or counts as one
             input (`column`).
         fallback: optimizer of the other parameters. None is `scion.matrices` with
-            `lmo="sign"`, radius 3000 and the other arguments that are given here.
+            `lmo="sign"`, radius 3000 and the other arguments that are given here
+            but `control`.
             Their fan-in is that of their view, (in, out) unless declared. So an
             embedding (vocabulary, width), whose fan-in is the vocabulary, moves little;
             `optax.partition` and rules (`scion_sign`) can give it `lmo="column"`.
@@ -107,6 +110,11 @@ def scion(
            [0.  , 1.  ]], dtype=float32)
     """
     check_choice("lmo", lmo, get_args(Lmo))
+    if constrained and read_control(options.get("control")).hyperball:
+        raise ConfigError(
+            "control.hyperball keeps the norm of weights, and constrained=True pulls "
+            "them to the middle of their ball; remove one of them"
+        )
     where: dict[str, Any] = {"matrix_specs": matrix_specs, "shardings": shardings}
     if radius is None:
         radius = RADIUS if lmo == "spectral" else OUTER_RADIUS

@@ -7,11 +7,11 @@ from jopt.transforms._cautious import CautiousState, cautious_weight_decay
 from jopt.transforms._clip import clip_by_global_norm
 from jopt.transforms._counted import CountedGeometry, CountedState, counted_descent
 from jopt.transforms._dion import DionState, scale_by_dion
-from jopt.transforms._dion2 import largest_slices, scale_by_dion2
+from jopt.transforms._dion2 import scale_by_dion2
 from jopt.transforms._dispatch import map_matrices, map_stacks
 from jopt.transforms._floor import update_floor
 from jopt.transforms._hyperball import HyperballState, hyperball
-from jopt.transforms._layer_norms import LayerNorm, layer_direction
+from jopt.transforms._layer_norms import layer_direction
 from jopt.transforms._momentum import (
     Momentum,
     MomentumState,
@@ -38,21 +38,18 @@ from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._polar import PolarMap, checked, guarded, polar_map
 from jopt.transforms._qk_clip import QkClipState, qk_clip
 from jopt.transforms._second_moment import (
-    MomentPer,
     preconditioned,
     scale_by_second_moment,
 )
 from jopt.transforms._shampoo import ShampooState, scale_by_shampoo
 from jopt.transforms._shape import (
     ADAMW_RMS,
-    ShapeMap,
     ShapeMode,
     scale_by_shape,
     shape_map,
     shape_scale,
 )
 from jopt.transforms._sign import (
-    SignMap,
     scale_by_sign,
     sign_descent,
     sign_map,
@@ -91,9 +88,7 @@ __all__ = [
     "DionState",
     "Distribute",
     "HyperballState",
-    "LayerNorm",
     "MatrixSpecs",
-    "MomentPer",
     "Momentum",
     "MomentumState",
     "MonitorState",
@@ -101,9 +96,7 @@ __all__ = [
     "PolarMap",
     "QkClipState",
     "ShampooState",
-    "ShapeMap",
     "ShapeMode",
-    "SignMap",
     "SkipState",
     "SoapState",
     "Views",
@@ -123,7 +116,6 @@ __all__ = [
     "heavy_ball",
     "hyperball",
     "is_due",
-    "largest_slices",
     "layer_direction",
     "layer_metrics",
     "majority_vote",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jopt.errors import check_choice
-from jopt.linalg import Coefficients, Engine, MethodName, Normalization
+from jopt.linalg import Coefficients, Engine, MethodName, Normalization, widened
 from jopt.transforms._dispatch import Spread
 from jopt.transforms._factors import part_of
 from jopt.transforms._momentum import (
@@ -18,6 +18,7 @@ from jopt.transforms._momentum import (
     MomentumState,
     heavy_ball,
     steepest_descent,
+    stored,
 )
 from jopt.transforms._nonfinite import NanPolicy
 from jopt.transforms._on_mesh import Distribute
@@ -135,14 +136,8 @@ def largest_slices(
 
     def update(grads: PyTree, state: MomentumState) -> tuple[PyTree, MomentumState]:
         summed, _ = total.update(grads, state)
-        direction, left = views.map(choose, summed)
-        mu = jax.tree.map(
-            lambda new, old: old if new is None else new.astype(old.dtype),
-            left,
-            state.mu,
-            is_leaf=lambda x: x is None,
-        )
-        return direction, MomentumState(mu)
+        direction, left = views.map(choose, summed, count=2)
+        return direction, MomentumState(stored(left, state.mu))
 
     return Momentum(total.init, update)
 
@@ -180,7 +175,7 @@ def _on_chosen(
         count = part_of("fraction", fraction, x_SKL.shape[1])
         if count == x_SKL.shape[1]:
             return engine(x_SMN)
-        sizes = jnp.abs(x_SKL.astype(jnp.promote_types(x_SKL.dtype, jnp.float32)))
+        sizes = jnp.abs(widened(x_SKL))
         order = jnp.argsort(_order(sizes.sum(axis=2)), axis=1, stable=True)
         rows = jnp.arange(len(x_SKL))[:, None], jnp.sort(order[:, :count], axis=1)
         polar_SKL = jnp.zeros_like(x_SKL).at[rows].set(engine(x_SKL[rows]))

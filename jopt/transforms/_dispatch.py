@@ -164,6 +164,7 @@ def map_stacks(
     layout: Layout | None,
     tree: PyTree,
     *rest: PyTree,
+    count: int = 1,
 ) -> Any:
     """Applies `fn` to the stacks (S, fan-in, fan-out) of each leaf, leaf by leaf.
 
@@ -175,19 +176,20 @@ def map_stacks(
 
     Args:
         fn: gets how matrices are spread, then a stack of each tree; gives a stack, or a
-            tuple of stacks.
+            tuple of `count` stacks.
         specs: of whole parameters. A leaf without one is seen as one row, (1, 1, size).
         layout: where the parameters lie, if they lie on a mesh. Only inside `shard_map`
             and `pmap` are stacks anything but whole.
         tree, rest: alike; a leaf that is None in `tree` gives None.
+        count: how many stacks `fn` gives, if not one.
 
-    Returns: a tree, or a tuple of as many trees as `fn` gives stacks.
+    Returns: a tree, or a tuple of `count` trees.
 
     Fails: `ConfigError` inside `shard_map` for a fused parameter that is cut.
 
     >>> specs = {"w": MatrixSpec((0,), (1,))}
     >>> fn = lambda spread, x_SMN: (-x_SMN, x_SMN.sum(1, keepdims=True))
-    >>> minus, sums = map_stacks(fn, specs, None, {"w": jnp.ones((2, 3))})
+    >>> minus, sums = map_stacks(fn, specs, None, {"w": jnp.ones((2, 3))}, count=2)
     >>> minus["w"].shape, sums["w"].tolist()
     ((2, 3), [[2.0, 2.0, 2.0]])
     """
@@ -198,11 +200,9 @@ def map_stacks(
         _map_leaf(fn, specs, bound, path_string(key_path), [leaf, *more])
         for (key_path, leaf), *more in zip(leaves, *others, strict=True)
     ]
-    several = next((len(r) for r in results if isinstance(r, tuple)), None)
-    if several is None:
+    if count == 1:
         return jax.tree.unflatten(structure, results)
-    nothing = (None,) * several
-    columns = zip(*(nothing if r is None else r for r in results), strict=True)
+    columns = [[None if r is None else r[i] for r in results] for i in range(count)]
     return tuple(jax.tree.unflatten(structure, column) for column in columns)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Hashable
 from functools import partial
@@ -12,6 +13,7 @@ import optax
 
 from jopt.transforms._dispatch import Spread
 from jopt.transforms._layout import check_covered
+from jopt.transforms._norms import matrix_norm
 from jopt.transforms._views import Views
 from jopt.tree import PyTree, map_named, named_leaves
 
@@ -62,12 +64,6 @@ def _noisy(
     size: jax.typing.ArrayLike, spread: Spread, x_SMN: jax.Array, z_SMN: jax.Array
 ) -> jax.Array:
     sound_SMN = jnp.where(jnp.isfinite(x_SMN), x_SMN, 0)
-    largest_S11 = spread.max(
-        jnp.max(jnp.abs(sound_SMN), axis=(1, 2), keepdims=True, initial=0.0)
-    )
-    # Divided by the largest entry first, squares neither overflow nor vanish.
-    unit_SMN = jnp.abs(sound_SMN) / jnp.where(largest_S11 > 0, largest_S11, 1)
-    squares_S11 = spread.sum(jnp.sum(unit_SMN**2, axis=(1, 2), keepdims=True))
     entries = x_SMN.shape[1] * spread.rows * x_SMN.shape[2] * spread.columns
-    rms_S11 = largest_S11 * jnp.sqrt(squares_S11 / max(entries, 1))
+    rms_S11 = matrix_norm(spread, sound_SMN) / math.sqrt(max(entries, 1))
     return jnp.where(x_SMN == 0, x_SMN, x_SMN + size * rms_S11 * z_SMN)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jopt.linalg import normalize
+from jopt.errors import ShapeError
+from jopt.linalg import frobenius_norm, normalize
 from jopt.linalg._einsum import einsum
 from jopt.linalg._finite import on_finite
 
@@ -41,7 +43,11 @@ def first_bases(longest: int, name: str, stack: jax.ShapeDtypeStruct) -> Bases:
     >>> [x.shape for x in first_bases(2, "w", stack)]
     [(5, 2, 2), (5, 0, 0), (5, 2, 2), (5, 0, 0)]
     """
-    del name
+    if jnp.issubdtype(stack.dtype, jnp.complexfloating):
+        raise ShapeError(
+            f"{name} is {stack.dtype}; SOAP is for real parameters. Exclude it with "
+            "optax.masked or a rule"
+        )
     stacked, *sides = stack.shape
     sides = [side if side <= longest else 0 for side in sides]
     zeros = [jnp.zeros((stacked, side, side), stack.dtype) for side in sides]
@@ -87,17 +93,17 @@ def observe(
     if kl:
         # One root of what is between the two gradients, for each of them.
         _, m, n = g_SMN.shape
-        square_S11 = jnp.mean(jnp.square(g_SMN), axis=(1, 2), keepdims=True)
-        start_S11 = square_S11 ** (-1 / 4)
-        start_S11 = jnp.where(square_S11 != 0, start_S11, 0)
+        begins_S11 = is_first | _is_empty(bases)
+        rms_S11 = frobenius_norm(g_SMN)[:, None, None] / math.sqrt(max(m * n, 1))
+        start_SMN = g_SMN / jnp.sqrt(jnp.where(rms_S11 != 0, rms_S11, 1))
         rows_SMN = jnp.where(
-            is_first, g_SMN * start_S11, _divided(g_SMN, bases.right, bases.right_basis)
-        ) / jnp.sqrt(n)
+            begins_S11, start_SMN, _divided(g_SMN, bases.right, bases.right_basis)
+        ) / math.sqrt(max(n, 1))
         turned_SNM = _divided(g_SMN.swapaxes(1, 2), bases.left, bases.left_basis)
         columns_SMN = jnp.where(
-            is_first, g_SMN * start_S11, turned_SNM.swapaxes(1, 2)
-        ) / jnp.sqrt(m)
-        beta = jnp.where(is_first, 0, beta)
+            begins_S11, start_SMN, turned_SNM.swapaxes(1, 2)
+        ) / math.sqrt(max(m, 1))
+        beta = jnp.where(begins_S11, 0, beta)
     left, right = bases.left, bases.right
     if left.size:
         new = einsum("smk,snk->smn", rows_SMN, rows_SMN)
@@ -106,6 +112,12 @@ def observe(
         new = einsum("skm,skn->smn", columns_SMN, columns_SMN)
         right = beta * right + (1 - beta) * new
     return bases._replace(left=left, right=right)
+
+
+def _is_empty(bases: Bases) -> jax.Array:
+    """Whether a matrix has had no gradient yet but zero, (S, 1, 1)."""
+    moment_SDD = bases.left if bases.left.size else bases.right
+    return jnp.trace(moment_SDD, axis1=1, axis2=2)[:, None, None] == 0
 
 
 def _divided(

@@ -105,7 +105,7 @@ def dual_ema(
     def update(grads: PyTree, state: MomentumState) -> tuple[PyTree, MomentumState]:
         return (
             _blend(grads, state.mu, b1, 1 - b1),
-            MomentumState(_stored(_blend(grads, state.mu, b2, 1 - b2), state.mu)),
+            MomentumState(stored(_blend(grads, state.mu, b2, 1 - b2), state.mu)),
         )
 
     return Momentum(_zeros(mu_dtype), update)
@@ -162,7 +162,7 @@ def _momentum(
         new = weight(old)
         average = blend(grads, state.mu, old, new)
         direction = blend(grads, average, old, new) if nesterov else average
-        return direction, MomentumState(_stored(average, state.mu), step)
+        return direction, MomentumState(stored(average, state.mu), step)
 
     return Momentum(init, update)
 
@@ -186,8 +186,12 @@ def _blend_squares(xs: PyTree, roots: PyTree, old: Scalar, new: Scalar) -> PyTre
     return jax.tree.map(one, xs, roots, is_leaf=_is_none)
 
 
-def _stored(average: PyTree, mu: PyTree) -> PyTree:
-    # A leaf without a gradient keeps its average.
+def stored(average: PyTree, mu: PyTree) -> PyTree:
+    """The averages in the dtypes of the old ones; a leaf that is None keeps its own.
+
+    >>> stored({"w": None}, {"w": jnp.ones(1)})["w"].tolist()
+    [1.0]
+    """
     return jax.tree.map(
         lambda a, m: m if a is None else a.astype(m.dtype),
         average,

@@ -13,6 +13,7 @@ from jopt.errors import ConfigError, ShapeError, did_you_mean
 from jopt.linalg import widened
 from jopt.matrix import AttentionSpec, Heads, assemble
 from jopt.transforms._sides import output_shape
+from jopt.transforms._specs import is_hole
 from jopt.transforms._weights import require_params
 from jopt.tree import PyTree, named_leaves, path_string
 
@@ -137,7 +138,7 @@ def qk_clip(
 
 def _check(attention: Mapping[str, AttentionSpec], params: PyTree) -> None:
     """Fails for paths that are no parameter, masked ones aside, and for odd heads."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_hole)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_hole)
     known = {path_string(key_path): leaf for key_path, leaf in leaves}
     for name, layer in attention.items():
         counts = []
@@ -148,7 +149,7 @@ def _check(attention: Mapping[str, AttentionSpec], params: PyTree) -> None:
                     f"no parameter{did_you_mean(heads.path, known)}"
                 )
             leaf = known[heads.path]
-            counts += [] if _is_hole(leaf) else [heads.count(leaf.shape)]
+            counts += [] if is_hole(leaf) else [heads.count(leaf.shape)]
         if len(counts) == 2 and counts[0] % counts[1]:
             raise ShapeError(
                 f"attention layer {name!r} has {counts[0]} heads of queries, which "
@@ -215,7 +216,3 @@ def _scaled(
     return jax.tree_util.tree_map_with_path(
         one, updates, params, is_leaf=lambda x: x is None
     )
-
-
-def _is_hole(value: object) -> bool:
-    return value is None or isinstance(value, optax.MaskedNode)

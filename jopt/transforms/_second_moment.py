@@ -176,7 +176,8 @@ def _unless_zero(views: Views, updates: PyTree, new: PyTree, old: PyTree) -> PyT
     if isinstance(new, Sides):
         pairs = zip(new, old, strict=True)
         return Sides(*(_unless_zero(views, updates, n, o) for n, o in pairs))
-    return unless_any(lambda x: x != 0, views, updates, old, new)
+    # The old one, unless there is anything in the update.
+    return unless_any(lambda x: x != 0, views, updates, new=old, old=new)
 
 
 def _trees(roots: PyTree) -> tuple[PyTree, ...]:

@@ -14,6 +14,7 @@ from jopt.transforms._factored_stacks import Stacks
 from jopt.transforms._factors import init_factors, map_factored
 from jopt.transforms._momentum import ema
 from jopt.transforms._nonfinite import NanPolicy
+from jopt.transforms._norms import nonzero
 from jopt.transforms._polar import guarded
 from jopt.transforms._specs import MatrixSpecs
 from jopt.transforms._views import Views
@@ -179,7 +180,7 @@ def _step(
         return m._replace(left_root=left, right_root=right, root_scale=m.scale)
 
     moments = jax.lax.cond(numbers.refresh, roots, lambda m: m, moments)
-    scale_S11 = _nonzero(moments.root_scale)
+    scale_S11 = nonzero(moments.root_scale)
     sides = 2 if moments.right.size else 1
     # The roots of the moments themselves are those stored, times scale^(-2 power) each.
     rest = scale_S11 ** (1 - 2 * sides * numbers.power)
@@ -194,9 +195,10 @@ def _observe(g_SMN: jax.Array, moments: Moments, b2: jax.Array) -> Moments:
     # What is remembered shrinks by sqrt(b2), so that the moments stay near 1 also when
     # gradients become small for good.
     scale_S11 = jnp.maximum(jnp.sqrt(b2) * moments.scale, largest_S11)
-    unit_S11 = _nonzero(scale_S11)
+    unit_S11 = nonzero(scale_S11)
     unit_SMN = g_SMN / unit_S11
-    memory_S11 = b2 * (moments.scale / unit_S11) ** 2
+    # Squared as a whole: the scale alone may be too large for that where b2 is 0.
+    memory_S11 = (jnp.sqrt(b2) * moments.scale / unit_S11) ** 2
     left = memory_S11 * moments.left + (1 - b2) * einsum(
         "smk,snk->smn", unit_SMN, unit_SMN.conj()
     )
@@ -206,8 +208,3 @@ def _observe(g_SMN: jax.Array, moments: Moments, b2: jax.Array) -> Moments:
             "skm,skn->smn", unit_SMN.conj(), unit_SMN
         )
     return moments._replace(left=left, right=right, scale=scale_S11)
-
-
-def _nonzero(scale: jax.Array) -> jax.Array:
-    # `!= 0` keeps a NaN visible.
-    return jnp.where(scale != 0, scale, 1)

@@ -8,11 +8,10 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jopt.errors import check_choice
-from jopt.linalg import normalize
+from jopt.linalg import normalize, widened
 from jopt.transforms._dispatch import Spread
 from jopt.transforms._specs import MatrixSpecs
 from jopt.transforms._views import Views
@@ -80,10 +79,9 @@ def scale_by_shape(
     - `jordan`: sqrt(max(1, fan_out / fan_in)), for learning rates of 0.02 to 0.05.
     - `spectral_mup`: sqrt(fan_out / fan_in), so that O maps inputs of RMS 1 to outputs
       of RMS at most 1 and learning rates carry over between widths.
-    - `match_rms_adamw`: 0.2 sqrt(max(fan_in, fan_out)). The RMS of an exact polar
-    factor
-      of full rank is 1 / sqrt(max(fan_in, fan_out)), so the update has RMS 0.2 as
-      AdamW's has, and AdamW's learning rate and weight decay can be used.
+    - `match_rms_adamw`: 0.2 sqrt(max(fan_in, fan_out)). An exact polar factor of full
+      rank has RMS 1 / sqrt(max(fan_in, fan_out)), so the update has RMS 0.2 as AdamW's
+      has, and AdamW's learning rate and weight decay can be used.
     - `match_rms`: kappa sqrt(max(fan_in, fan_out)).
     - `unit_rms`: rms sqrt(fan_in fan_out) / ||O||_F: RMS 1, or what `rms` says, at any
       rank and however exact O is. A zero matrix stays zero.
@@ -188,7 +186,7 @@ def _scaled(
     kappa: jax.typing.ArrayLike,
     rms: jax.typing.ArrayLike,
 ) -> jax.Array:
-    wide_SMN = x_SMN.astype(jnp.promote_types(x_SMN.dtype, jnp.float32))
+    wide_SMN = widened(x_SMN)
     fan_in, fan_out = x_SMN.shape[1] * spread.rows, x_SMN.shape[2] * spread.columns
     factor = shape_scale(mode, fan_in, fan_out, kappa)
     if factor is None:

@@ -184,4 +184,5 @@ def _step(
     direction_SMN = numbers.correction * turn(adam_SMN, bases, back=True)
     bases = observe(g_SMN, bases, numbers.shampoo_beta, is_first, kl=kl)
     bases, v_SMN = refresh(bases, v_SMN, is_first, numbers.turn_due)
-    return jnp.where(is_first, 0, direction_SMN), (v_SMN,), bases
+    # 0 times the gradient shows a NaN of the first step at once.
+    return jnp.where(is_first, 0 * g_SMN, direction_SMN), (v_SMN,), bases

@@ -176,9 +176,9 @@ def _unknown(tree: PyTree, entries: list[str]) -> list[str]:
     """A fault for each entry that is no part of a tree, its masked leaves included."""
     if not entries:
         return []
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_hole)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_hole)
     paths = {path_string(key_path): leaf for key_path, leaf in leaves}
-    holes = {path for path, leaf in paths.items() if _is_hole(leaf)}
+    holes = {path for path, leaf in paths.items() if is_hole(leaf)}
     known = {start for path in paths for start in _starts(path)}
     return [
         f"matrix_specs has {entry!r}, which is no parameter"
@@ -188,8 +188,12 @@ def _unknown(tree: PyTree, entries: list[str]) -> list[str]:
     ]
 
 
-def _is_hole(value: Any) -> bool:
-    """Where a wrapper has taken a leaf, or a whole subtree, out of a tree."""
+def is_hole(value: Any) -> bool:
+    """Where a wrapper has taken a leaf, or a whole subtree, out of a tree.
+
+    >>> is_hole(optax.MaskedNode())
+    True
+    """
     return value is None or isinstance(value, optax.MaskedNode)
 
 

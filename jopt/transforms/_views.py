@@ -50,7 +50,9 @@ class Views:
             return specs_of_some(tree, self.matrix_specs, self.layout)
         return resolve_specs(tree, self.matrix_specs, self.layout)
 
-    def map(self, fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> Any:
+    def map(
+        self, fn: Callable[..., Any], tree: PyTree, *rest: PyTree, count: int = 1
+    ) -> Any:
         """`map_stacks` with these views.
 
         >>> import jax.numpy as jnp
@@ -59,7 +61,7 @@ class Views:
         >>> Views().map(trace, {"w": jnp.eye(2)})["w"].tolist()
         [[2.0, 0.0], [0.0, 2.0]]
         """
-        return map_stacks(fn, self.specs(tree), self.layout, tree, *rest)
+        return map_stacks(fn, self.specs(tree), self.layout, tree, *rest, count=count)
 
     def outputs(self, tree: PyTree, dtype: jax.typing.DTypeLike = "float32") -> PyTree:
         """Zeros, one for each output of each matrix: fan-in axes have length 1.
@@ -133,8 +135,11 @@ class EntryViews(Views):
     [1.0, 1.0]
     """
 
-    def map(self, fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> Any:
-        """`fn` of stacks (size, 1, 1)."""
+    def map(
+        self, fn: Callable[..., Any], tree: PyTree, *rest: PyTree, count: int = 1
+    ) -> Any:
+        """`fn` of stacks (size, 1, 1), which gives one."""
+        assert count == 1
 
         def one(leaf: jax.Array | None, *others: jax.Array) -> Any:
             if leaf is None:

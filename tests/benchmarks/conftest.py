@@ -59,3 +59,8 @@ def polar_accuracy(monkeypatch):
 @pytest.fixture
 def methods(monkeypatch):
     return _load(monkeypatch, "methods")
+
+
+@pytest.fixture
+def fewest_stages(monkeypatch):
+    return _load(monkeypatch, "fewest_stages")

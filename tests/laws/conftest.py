@@ -217,6 +217,7 @@ CASES = (
         MATRIX_SHAPES,
         scale_free=True,
         static=tuple(ITERATION),
+        slow=True,
     ),
     Case(
         "normuon_longer",

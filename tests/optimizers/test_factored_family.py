@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jopt
+from jopt.errors import ShapeError
 from jopt.matrix import MatrixSpec
 from jopt.transforms import heavy_ball
 
@@ -524,3 +525,41 @@ M, N = 4, 6
 def test_states_are_as_large_as_said(tx, numbers):
     state = tx.init({"w": normal(N, M)})
     assert sum(x.size for x in jax.tree.leaves(state) if x.ndim) == numbers
+
+
+def test_kl_begins_with_the_first_gradient_that_is_not_zero():
+    tx = jopt.scale_by_soap(kl=True)
+    g = normal(3, 4, seed=1)
+    state = tx.init({"w": g})
+    for gradient in (0 * g, g):
+        _, state = tx.update({"w": gradient}, state)
+    (bases,) = state.bases["w"]
+    rms = np.sqrt(np.mean(np.square(g)))
+    np.testing.assert_allclose(bases.left[0], g @ g.T / (4 * rms), rtol=1e-5)
+    np.testing.assert_allclose(bases.right[0], g.T @ g / (3 * rms), rtol=1e-5)
+
+
+def test_a_nan_in_the_first_step_of_soap_is_seen_at_once():
+    tx = jopt.scale_by_soap()
+    g = {"w": jnp.array([[jnp.nan, 1.0], [1.0, 1.0]])}
+    assert jnp.isnan(tx.update(g, tx.init(g))[0]["w"]).any()
+
+
+def test_soap_refuses_complex_parameters():
+    with pytest.raises(ShapeError, match=r"w/0 is complex64.*real parameters"):
+        jopt.scale_by_soap().init({"w": jnp.ones((2, 2), jnp.complex64)})
+
+
+def test_shampoo_without_memory_survives_a_gradient_that_vanishes():
+    tx = jopt.scale_by_shampoo(0.0, 0.0)
+    state = tx.init({"w": jnp.eye(2)})
+    for size in (1e30, 0.0, 1e-3):
+        update, state = tx.update({"w": size * jnp.eye(2)}, state)
+        expected = np.eye(2) if size else np.zeros((2, 2))
+        np.testing.assert_allclose(update["w"], expected, atol=1e-5)
+
+
+def test_dion2_without_any_gradient():
+    tx = jopt.scale_by_dion2()
+    update, state = tx.update({"w": None}, tx.init({"w": jnp.ones((2, 2))}))
+    assert update == {"w": None} and not state.mu["w"].any()

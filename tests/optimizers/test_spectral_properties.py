@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jopt
+from jopt.errors import ConfigError
 from jopt.linalg import reference
 from jopt.transforms import polar_map, sized
 
@@ -309,3 +310,20 @@ def test_wrong_choices_are_refused_when_the_optimizer_is_made():
             make(0.1, **options)
     with pytest.raises(jopt.ShapeError, match="no matrix view"):
         jopt.normuon.matrices(0.1).init({"w": jnp.zeros((2, 3, 4))})
+
+
+@pytest.mark.parametrize("rounds", [0, 1.5, np.array(2)])
+def test_rounds_of_aurora_are_an_int(rounds):
+    with pytest.raises(ConfigError, match="static_args"):
+        jopt.aurora.matrices(0.1, rounds=rounds)
+
+
+def test_the_control_of_scion_is_for_hidden_matrices():
+    params = {"mlp": jnp.eye(4), "bias": jnp.full(4, 2.0)}
+    tx = jopt.scion(0.1, radius=1.0, control={"hyperball": True})
+    updates, _ = tx.update(params, tx.init(params), params)
+    after = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(jnp.linalg.norm(after["mlp"]), 2.0, rtol=1e-6)
+    assert float(jnp.linalg.norm(after["bias"])) != pytest.approx(4.0)
+    with pytest.raises(ConfigError, match="constrained=True"):
+        jopt.scion.matrices(0.1, constrained=True, control={"hyperball": True})
