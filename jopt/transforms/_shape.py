@@ -116,6 +116,7 @@ def scale_by_shape(
     Scion, arXiv 2502.07529, for `spectral_mup` and `inverse_fan_in`; Liu et
     al. 2025, Muon is scalable, arXiv 2502.16982, for `match_rms_adamw`.
 
+    >>> import jax.numpy as jnp
     >>> tx = scale_by_shape("jordan")
     >>> ones = {"w": jnp.ones((1, 4))}
     >>> tx.update(ones, tx.init(ones))[0]["w"].tolist()
@@ -171,6 +172,7 @@ def shape_map(
 ) -> ShapeMap:
     """What `scale_by_shape` does to a tree, for geometries that are put together.
 
+    >>> import jax.numpy as jnp
     >>> shape_map("jordan")({"w": jnp.ones((1, 4))})["w"].tolist()
     [[2.0, 2.0, 2.0, 2.0]]
     """
