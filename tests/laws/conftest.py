@@ -357,6 +357,7 @@ CASES = (
         tuple(DAMPED),
         SQUARE_SHAPES,
         scale_free=True,
+        slow=True,
     ),
     # `scale_by_soap` alone has no update in its first step, which laws look at.
     Case(
@@ -447,6 +448,7 @@ CASES = (
         ("learning_rate",),
         MATRIX_SHAPES,
         scale_free=True,
+        slow=True,
     ),
     Case(
         "controlled",

@@ -228,10 +228,21 @@ def test_twenty_steps_are_the_recursion_on_every_matrix(name):
 
 
 # One of each kind of state.
+QUICK = ("normuon", "namo", "scion")
+
+
+def quicker(names):
+    """All of them, those slow that are much like others."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
+        for name in names
+    ]
+
+
 KINDS = ("polar_first", "normuon longer", "adamuon", "namo", "muon2 factored")
 
 
-@pytest.mark.parametrize("name", [*KINDS, "spec_gd", "aurora", "scion sign"])
+@pytest.mark.parametrize("name", quicker([*KINDS, "spec_gd", "aurora", "scion sign"]))
 def test_a_broken_matrix_is_alone_and_can_be_left_out(name):
     """As if the step in which its gradient was NaN had not been, state included."""
     _, make, options = METHODS[name]
@@ -261,7 +272,7 @@ def test_a_broken_matrix_is_alone_and_can_be_left_out(name):
     assert np.abs(found["w"][3, 1] - shorter["w"][2, 1]).max() <= 2e-6 * size
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", quicker(METHODS))
 def test_zero_matrices_none_and_empty_leaves(name):
     _, make, options = METHODS[name]
     specs = {"stack": MatrixSpec((1,), (2,))}
@@ -311,7 +322,7 @@ def test_muon2_is_muon_where_gradients_are_far_below_eps_and_needs_no_scale_with
     assert np.abs(expected - muon).max() > 0.1
 
 
-@pytest.mark.parametrize("name", [*KINDS, "normuon", "aurora", "scion"])
+@pytest.mark.parametrize("name", quicker([*KINDS, "normuon", "aurora", "scion"]))
 def test_bfloat16_gradients_with_float32_state(name):
     """Steps that are rounded once, or twice where another transform follows."""
     _, make, options = METHODS[name]

@@ -101,6 +101,7 @@ def gaps(on_devices, *names):
     return json.loads(on_devices(4, script, *names, JAX_DISABLE_MOST_OPTIMIZATIONS="1"))
 
 
+@pytest.mark.slow
 @pytest.mark.devices
 def test_on_four_devices_as_on_one(on_devices):
     """Under jit, and inside shard_map: dense, stacked, fused, per head, cut anyhow."""
