@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -21,6 +22,11 @@ os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 from jopt.training._platform import cpu_flags
+
+# Thousands of compiled programs stay alive in a test run; to look through all of them
+# for garbage again and again takes a tenth of its time.
+gc.freeze()
+gc.set_threshold(200_000, 20, 100)
 
 ROOT = Path(__file__).parents[1]
 
