@@ -111,13 +111,15 @@ def test_import_jopt_is_light_and_touches_no_device():
 import sys, os
 before = dict(os.environ)
 import jopt
+missing = [name for name in jopt.__all__ if not hasattr(jopt, name)]
+assert not missing, missing
+assert set(jopt.__all__) <= set(dir(jopt)), dir(jopt)
+assert not hasattr(jopt, "no_such_name")
 heavy = [name for name in {HEAVY!r} if name in sys.modules]
 assert not heavy, heavy
 assert dict(os.environ) == before
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
-missing = [name for name in jopt.__all__ if not hasattr(jopt, name)]
-assert not missing, missing
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

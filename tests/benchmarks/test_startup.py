@@ -27,8 +27,9 @@ def test_first_step_line(startup):
 
 
 def test_import_rows_show_ratio_and_bound(startup):
-    rows = startup.import_rows([1.2, 1.3, 1.1], [1.0, 1.0, 1.0])
-    assert rows[-1] == ["ratio", "1.200", "1.10-1.30", "1.15", "ABOVE"]
+    rows = startup.import_rows([1.0] * 3, [1.2, 1.3, 1.1], [1.4] * 3)
+    assert rows[2] == ["ratio", "1.200", "1.10-1.30", "1.15", "ABOVE"]
+    assert rows[4] == ["ratio", "1.400", "1.40-1.40", "-", "-"]
     assert {len(row) for row in rows} == {len(startup.HEADER)}
 
 
