@@ -21,8 +21,9 @@ from jopt.criteria._views import (
     repeated,
 )
 from jopt.errors import ConfigError, check_choice
-from jopt.linalg import on_finite, widened
+from jopt.linalg import widened
 from jopt.linalg._einsum import einsum
+from jopt.linalg._finite import on_finite
 from jopt.matrix import MatrixSpec, as_matrix_spec, assemble, matrices
 from jopt.tree import PyTree, named_leaves
 

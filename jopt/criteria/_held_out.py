@@ -21,7 +21,8 @@ class Alignment(NamedTuple):
     """E<G, D_g(G-hat)>, what a unit step of each geometry gains to first order.
 
     Attributes:
-        sign, spectral, euclidean: of D = sign(G-hat), polar(G-hat), G-hat / ||G-hat||_F.
+        sign, spectral, euclidean: for D = sign(G-hat), polar(G-hat) and G-hat /
+            ||G-hat||_F.
     """
 
     sign: jax.Array
@@ -72,7 +73,7 @@ def held_out_alignment(
 
 
 def held_out_index(alignment: Alignment, curvature: Curvature) -> jax.Array:
-    """log(L_max / L_op) + 2 log(h_spectral / h_sign); positive prefers the spectral step.
+    """log(L_max / L_op) + 2 log(h_spectral / h_sign); above 0 spectral gains more.
 
     The gain of the best step of a geometry is h^2 / (2 L) where its alignment h is
     positive, and none otherwise: the index is +inf where only the spectral step gains,
@@ -88,10 +89,9 @@ def held_out_index(alignment: Alignment, curvature: Curvature) -> jax.Array:
     spectral, sign = alignment.spectral, alignment.sign
     # NaN is not <= 0 and stays visible.
     lost, lost_sign = spectral <= 0, sign <= 0
-    ratio = jnp.log(jnp.where(lost, 1, spectral)) - jnp.log(
-        jnp.where(lost_sign, 1, sign)
-    )
-    index = log_curvature_ratio(curvature) + 2 * ratio
+    gains = jnp.where(lost, 1, spectral), jnp.where(lost_sign, 1, sign)
+    logs = [jnp.log(gain) for gain in gains]
+    index = log_curvature_ratio(curvature) + 2 * (logs[0] - logs[1])
     index = jnp.where(lost_sign & ~lost, jnp.inf, index)
     index = jnp.where(lost & ~lost_sign, -jnp.inf, index)
     return jnp.where(lost & lost_sign, 0.0, index)

@@ -10,9 +10,9 @@ import numpy as np
 
 from jopt.criteria._curvature import Curvature
 from jopt.criteria._directions import Directions, steepest_directions
-from jopt.criteria._stats import NuclearMethod
 from jopt.criteria._views import each_matrix, leaves_with_views
 from jopt.linalg import widened
+from jopt.linalg._norms import NuclearMethod
 from jopt.matrix import MatrixSpec, as_matrix_spec, assemble, matrices
 from jopt.tree import PyTree, map_named
 

@@ -73,9 +73,8 @@ def _moments(x_KMN: jax.Array, method: NuclearMethod) -> GeometryStats:
     beside = jnp.concatenate(tuple(delta_KMN), axis=-1)
     below = jnp.concatenate(tuple(delta_KMN), axis=-2)
     share = 1 / math.sqrt(count * (count - 1))
-    n_nuc = share * jnp.minimum(
-        nuclear_norm(beside, method), nuclear_norm(below, method)
-    )
+    sides = nuclear_norm(beside, method), nuclear_norm(below, method)
+    n_nuc = share * jnp.minimum(*sides)
     n_fro = share * frobenius_norm(beside)
     n_l1 = math.sqrt(2 / math.pi) * share * _sum_of_lengths(delta_KMN)
     return GeometryStats(s_nuc, n_nuc, s_l1, n_l1, s_fro, n_fro)
@@ -101,6 +100,6 @@ along the first axis, not shape (1, 2, 2)
     """
     if x_K.ndim < 1 or len(x_K) < 2:
         raise ShapeError(
-            f"{who} needs the gradients of 2 or more microbatches along the first axis, "
-            f"not shape {x_K.shape}"
+            f"{who} needs the gradients of 2 or more microbatches along the first "
+            f"axis, not shape {x_K.shape}"
         )

@@ -13,11 +13,11 @@ from jopt.errors import check_choice
 from jopt.linalg import (
     frobenius_norm,
     nuclear_rank,
-    on_finite,
     stable_rank,
     stable_rank_from_gram,
     widened,
 )
+from jopt.linalg._finite import on_finite
 from jopt.linalg._norms import NuclearMethod
 
 

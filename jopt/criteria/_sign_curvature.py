@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.errors import ConfigError, ShapeError
-from jopt.linalg import on_finite, unit_scale, widened
+from jopt.linalg import unit_scale, widened
 from jopt.linalg._einsum import einsum
-from jopt.linalg._finite import check_matrices
+from jopt.linalg._finite import check_matrices, on_finite
 
 # M fan-in; R starts.
 
@@ -51,8 +51,8 @@ def sign_curvature(
     _check_square("sign_curvature", gram)
     if starts < 1:
         raise ConfigError(
-            f"sign_curvature needs 1 or more starts, not {starts}; sign_curvature_bound "
-            "needs none"
+            f"sign_curvature needs 1 or more starts, not {starts}; "
+            "sign_curvature_bound needs none"
         )
     if gram.size == 0:
         return _empty(gram)

@@ -105,12 +105,10 @@ def gram_stack(
         return jnp.broadcast_to(gram, (batch, fan_in, fan_in))
     if fits and gram.size == (batch or 0) * fan_in**2:
         return gram.reshape(batch, fan_in, fan_in)
-    expected = (
-        f"(..., {fan_in}, {fan_in})" if batch is None else (batch, fan_in, fan_in)
-    )
+    axes = "..." if batch is None else batch
     raise ShapeError(
         f"the activation Gram matrix of {where or 'a weight'} {list(shape)} has shape "
-        f"{gram.shape}; expected {expected}, fan-in by fan-in"
+        f"{gram.shape}; expected ({axes}, {fan_in}, {fan_in})"
     )
 
 
