@@ -45,13 +45,23 @@ def steepest_directions(
     >>> directions.spectral.round(4).tolist()
     [[1.0, 0.0], [0.0, -1.0]]
     """
-    check_choice("method of the statistics", method, STATS_METHODS)
     g = widened(g)
-    polar = orthogonalize(
-        g,
+    return Directions(jnp.sign(g), polar_factor(g, matrix_spec, method=method))
+
+
+def polar_factor(
+    x: jax.Array, matrix_spec: View = None, *, method: NuclearMethod = "polar"
+) -> jax.Array:
+    """The polar factor of each matrix as accurately as the statistics have it.
+
+    >>> polar_factor(2 * jnp.eye(2)).round(4).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    check_choice("method of the statistics", method, STATS_METHODS)
+    return orthogonalize(
+        x,
         method="newton_schulz" if method == "polar" else "svd",
         coeffs="polar_express",
-        compute_dtype=g.dtype,
+        compute_dtype=widened(x).dtype,
         matrix_spec=matrix_spec,
     )
-    return Directions(jnp.sign(g), polar)

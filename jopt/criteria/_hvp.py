@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.criteria._curvature import Curvature
-from jopt.criteria._directions import Directions, steepest_directions
+from jopt.criteria._directions import Directions, polar_factor
 from jopt.criteria._views import each_matrix, leaves_with_views
 from jopt.linalg import widened
 from jopt.linalg._norms import NuclearMethod
+from jopt.linalg._stacks import map_matrices
 from jopt.matrix import MatrixSpec, as_matrix_spec, assemble, matrices
 from jopt.tree import PyTree, map_named
 
@@ -27,20 +28,15 @@ def tree_directions(
     >>> directions.sign["w"].tolist(), directions.sign["b"].tolist()
     ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
     """
-    found = {
-        path: steepest_directions(leaf, specs[path], method=method)
-        for path, (leaf,) in leaves_with_views(specs, grads).items()
-    }
+    leaves = {path: leaf for path, (leaf,) in leaves_with_views(specs, grads).items()}
+    views = {path: as_matrix_spec(spec) for path, spec in specs.items()}
+    wide = {path: widened(leaf) for path, leaf in leaves.items()}
+    polar = map_matrices(lambda x_SMN: polar_factor(x_SMN, method=method), wide, views)
 
-    def pick(which: str) -> PyTree:
-        return map_named(
-            lambda path, leaf: (
-                getattr(found[path], which) if path in found else jnp.zeros_like(leaf)
-            ),
-            grads,
-        )
+    def filled(found: Mapping[str, jax.Array]) -> PyTree:
+        return map_named(lambda p, g: found.get(p, jnp.zeros_like(g)), grads)
 
-    return Directions(pick("sign"), pick("spectral"))
+    return Directions(filled(jax.tree.map(jnp.sign, wide)), filled(polar))
 
 
 def curvature_from_hvp(

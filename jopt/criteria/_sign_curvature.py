@@ -35,7 +35,8 @@ def sign_curvature(
     Args:
         gram: (..., n, n), symmetric, positive semi-definite, which is not checked.
         starts: 1 or more; all are one batched product. Static.
-        iters: at most so many iterations; it stops once no sign changes. May be traced.
+        iters: at most so many iterations, 1 or more; it stops once no sign changes. May
+            be traced.
         key: of the starts; without it they are the same everywhere.
 
     Returns: float32 or wider, (...). Zero gives zero; NaN or infinity in a matrix gives
@@ -100,7 +101,9 @@ def _iterate(
         _, _, changed, number = carry
         return changed & (number < iters)
 
-    carry = (start, applied(start), jnp.asarray(True), jnp.zeros((), jnp.int32))
+    # The first step is outside: what a loop carries has one type in `shard_map`, and
+    # only then does all of it depend on this device's matrix.
+    carry = step((start, applied(start), True, jnp.zeros((), jnp.int32)))
     s, image, *_ = jax.lax.while_loop(moving, step, carry)
     return jnp.max(jnp.sum(s * image, axis=-1), axis=-1)
 

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jopt.criteria._views import View, each_matrix, leaves_with_views
 from jopt.errors import ShapeError, check_choice
 from jopt.linalg import frobenius_norm, geometry, nuclear_norm, widened
+from jopt.linalg._finite import check_matrices
 from jopt.linalg._norms import NuclearMethod
-from jopt.matrix import MatrixSpec
+from jopt.linalg._stacks import join_matrices
+from jopt.matrix import MatrixSpec, as_matrix_spec
 from jopt.tree import PyTree
 
 # S stacked matrices; M, N fan-in and fan-out.
@@ -168,6 +170,8 @@ def tree_stats(
 ) -> dict[str, GeometryStats]:
     """`signal_noise_stats` of every leaf that has a view, by path.
 
+    Matrices of one shape, tall or wide, are one batched call wherever they are.
+
     Args:
         mean, half_difference: trees of one structure, or that have the paths of `specs`
             in common.
@@ -180,17 +184,37 @@ def tree_stats(
     >>> stats["w"].s_l1.tolist()
     [4.0]
     """
-    found = {}
+    check_choice("method of the statistics", method, STATS_METHODS)
+    leaves: dict[str, jax.Array] = {}
+    views: dict[str, MatrixSpec] = {}
     for path, pair in leaves_with_views(specs, mean, half_difference).items():
-        try:
-            found[path] = signal_noise_stats(*pair, specs[path], method=method)
-        except ShapeError as error:
-            raise ShapeError(f"{path}: {error}") from None
-    return found
+        _check_alike(path, *pair)
+        for part, leaf in zip(("mean", "difference"), pair, strict=True):
+            check_matrices(path, leaf, axes=0)
+            leaves[f"{part}/{path}"] = widened(leaf)
+            views[f"{part}/{path}"] = as_matrix_spec(specs[path])
+    norms: dict[tuple[str, int], list[jax.Array]] = {}
+    for group in join_matrices(leaves, views):
+        found_S = dual_norms(group.stack, method)
+        for member, rows in group.members.items():
+            norms[member] = [norm_S[rows] for norm_S in found_S]
+
+    def of(part: str, path: str) -> list[jax.Array]:
+        blocks = range(len(views[f"{part}/{path}"].counts))
+        stacks = (norms[f"{part}/{path}", block] for block in blocks)
+        return [jnp.concatenate(parts) for parts in zip(*stacks, strict=True)]
+
+    def stats(path: str) -> GeometryStats:
+        s_nuc, s_l1, s_fro = of("mean", path)
+        n_nuc, n_l1, n_fro = of("difference", path)
+        return GeometryStats(s_nuc, n_nuc, s_l1, n_l1, s_fro, n_fro)
+
+    return {path: stats(path) for path in specs}
 
 
 def _check_alike(who: str, first: jax.Array, second: jax.Array) -> None:
     if first.shape != second.shape:
         raise ShapeError(
-            f"{who} got shapes {first.shape} and {second.shape}; both are of one weight"
+            f"{who}: gradients of shapes {first.shape} and {second.shape}; both are of "
+            "one weight"
         )
