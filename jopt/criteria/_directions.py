@@ -37,8 +37,8 @@ def steepest_directions(
         method: of the polar factor. `polar`: 8 Polar Express steps in float32, which
             bring singular values above 1e-3 ||G||_F to 1 within 1e-4; `svd`: exact.
 
-    Cost: one polar factor. XLA computes it once in a program that also takes
-    `half_split_stats` of the same array only if that is told so: it does not.
+    Cost: one polar factor; handed to `signal_noise_stats` as `polar`, it is the only
+    one of G.
     Fails: `ShapeError` for integers or too few axes; `ConfigError` for another method.
 
     >>> directions = steepest_directions(jnp.array([[3.0, 0.0], [0.0, -2.0]]))

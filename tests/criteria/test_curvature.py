@@ -22,7 +22,7 @@ sign_curvature = jax.jit(criteria.sign_curvature, static_argnames="starts")
 
 
 def grams(count, size, seed=0, *, relu=False):
-    """C of activations whose columns have lognormal scales, centred or behind a ReLU."""
+    """C of activations with columns of lognormal scales, centred or behind a ReLU."""
     rng = np.random.default_rng(seed)
     a = rng.standard_normal((count, size + 2, size))
     a *= rng.lognormal(0, 1, (count, 1, size))

@@ -245,9 +245,10 @@ def test_bfloat16_is_read_as_it_is():
     assert {x.dtype.name for x in jax.tree.leaves(found)} == {"float32", "bool"}
 
 
-@pytest.mark.parametrize(
-    "shape", [(0, 4), (4, 0), (2, 0, 3), (0, 3, 3), (1, 5), (5, 1)]
-)
+SHAPES = [(0, 4), (4, 0), (2, 0, 3), (0, 3, 3), (1, 5), (5, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_thin_and_empty_shapes(shape):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, *shape)), jnp.float32)
     for stats in (criteria.half_split_stats(x[0], x[1]), criteria.moment_stats(x)):
