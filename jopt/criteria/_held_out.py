@@ -56,7 +56,7 @@ def held_out_alignment(
     >>> [round(float(x), 3) for x in held_out_alignment(same_KMN)]
     [3.0, 3.0, 1.732]
     """
-    check_microbatches("held_out_alignment", microbatch_grads_K)
+    check_microbatches("held_out_alignment", microbatch_grads_K, matrix_spec)
     count = len(microbatch_grads_K)
 
     def alignment(x_KMN: jax.Array) -> Alignment:

@@ -11,6 +11,7 @@ from jopt.criteria._stats import STATS_METHODS, GeometryStats
 from jopt.criteria._views import View, each_matrix
 from jopt.errors import ShapeError, check_choice
 from jopt.linalg import frobenius_norm, geometry, nuclear_norm, widened
+from jopt.linalg._finite import check_matrices
 from jopt.linalg._norms import NuclearMethod
 
 # K microbatches; S stacked matrices; M, N fan-in and fan-out.
@@ -56,7 +57,7 @@ def moment_stats(
     [0.0, 2.0, 1.414]
     """
     check_choice("method of the statistics", method, STATS_METHODS)
-    check_microbatches("moment_stats", microbatch_grads_K)
+    check_microbatches("moment_stats", microbatch_grads_K, matrix_spec)
 
     def stats(x_KMN: jax.Array) -> GeometryStats:
         return _moments(widened(x_KMN), method)
@@ -95,16 +96,17 @@ def _sum_of_lengths(delta_KMN: jax.Array) -> jax.Array:
     return jnp.sum(lengths, axis=(-2, -1))
 
 
-def check_microbatches(who: str, x_K: jax.Array) -> None:
-    """Fails with `ShapeError` for fewer than two microbatches.
+def check_microbatches(who: str, x_K: jax.Array, view: View) -> None:
+    """Fails with `ShapeError` for fewer than two microbatches, and for integers.
 
-    >>> check_microbatches("moment_stats", jnp.ones((1, 2, 2)))
+    >>> check_microbatches("moment_stats", jnp.ones((1, 2, 2)), None)
     Traceback (most recent call last):
         ...
     jopt.errors.ShapeError: moment_stats needs the gradients of 2 or more microbatches \
 along the first axis, not shape (1, 2, 2)
     """
-    if x_K.ndim < 1 or len(x_K) < 2:
+    check_matrices(who, x_K, axes=3 if view is None else 1)
+    if len(x_K) < 2:
         raise ShapeError(
             f"{who} needs the gradients of 2 or more microbatches along the first "
             f"axis, not shape {x_K.shape}"

