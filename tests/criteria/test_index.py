@@ -301,11 +301,9 @@ def test_noise_scale_predicts_the_ratio_at_other_batches():
     close(*scales)
 
 
-@pytest.mark.parametrize(
-    "gains", list(itertools.product([2.0, -1.0, np.nan], repeat=2))
-)
-def test_held_out_index(gains):
-    sign, spectral = gains
+@pytest.mark.parametrize("sign", [2.0, -1.0, np.nan])
+@pytest.mark.parametrize("spectral", [2.0, -1.0, np.nan])
+def test_held_out_index(sign, spectral):
     alignment = criteria.Alignment(*map(jnp.asarray, (sign, spectral, 1.0)))
     curvature = Curvature(jnp.asarray(3.0), jnp.asarray(1.0))
     found = float(criteria.held_out_index(alignment, curvature))
