@@ -85,6 +85,7 @@ def map_stacks(
 
     Fails: `ConfigError` inside `shard_map` for a fused parameter that is cut.
 
+    >>> import jax.numpy as jnp
     >>> specs = {"w": MatrixSpec((0,), (1,))}
     >>> fn = lambda spread, x_SMN: (-x_SMN, x_SMN.sum(1, keepdims=True))
     >>> minus, sums = map_stacks(fn, specs, None, {"w": jnp.ones((2, 3))}, count=2)
