@@ -228,7 +228,11 @@ def test_microbatches_are_two_halves():
     ("call", "error", "words"),
     [
         (lambda x: criteria.half_split_stats(x, x[1:]), ShapeError, "one weight"),
-        (lambda x: criteria.half_split_stats(x, x, method="quintic"), ConfigError, "p"),
+        (
+            lambda x: criteria.half_split_stats(x, x, method="quintic"),
+            ConfigError,
+            "svd",
+        ),
         (lambda x: criteria.half_split_stats(x, x, method="eigh"), ConfigError, "svd"),
         (lambda x: criteria.signal_noise_stats(x[0], x[0]), ShapeError, "2 axes"),
         (lambda x: criteria.moment_stats(x[None]), ShapeError, "2 or more"),
