@@ -229,7 +229,7 @@ def test_microbatches_are_two_halves():
     [
         (lambda x: criteria.half_split_stats(x, x[1:]), ShapeError, "one weight"),
         (
-            lambda x: criteria.half_split_stats(x, x, method="quintic"),
+            lambda x: criteria.half_split_stats(x, x, method="you5"),
             ConfigError,
             "svd",
         ),
