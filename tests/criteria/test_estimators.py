@@ -143,7 +143,9 @@ SIGNALS = {
 }
 
 
-@pytest.mark.parametrize("method", ["polar", "svd"])
+@pytest.mark.parametrize(
+    "method", ["polar", pytest.param("svd", marks=pytest.mark.slow)]
+)
 def test_table_of_signal_to_noise_ratios(method):
     """Section 13, n = 64, under i.i.d. Gaussian noise."""
     count = 8
