@@ -1,5 +1,6 @@
 """Gradient transformations: momentum, geometries, scaling by shape."""
 
+from jopt.linalg._stacks import map_matrices
 from jopt.transforms._alternate import alternate, alternating_schedule, is_due
 from jopt.transforms._balanced import balanced
 from jopt.transforms._brake import radial_brake
@@ -9,6 +10,7 @@ from jopt.transforms._counted import CountedGeometry, CountedState, counted_desc
 from jopt.transforms._dion import DionState, scale_by_dion
 from jopt.transforms._dion2 import scale_by_dion2
 from jopt.transforms._dispatch import join_matrices, map_matrices, map_stacks
+from jopt.transforms._dispatch import map_stacks
 from jopt.transforms._floor import update_floor
 from jopt.transforms._hyperball import HyperballState, hyperball
 from jopt.transforms._layer_norms import layer_direction
