@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from jopt.criteria import tree_stats
 from jopt.errors import ConfigError
-from jopt.linalg import nuclear_norm
 from jopt.matrix import MatrixSpec
 from jopt.optimizers import Row
 from jopt.training._batch_rule import Pair
-from jopt.transforms import join_matrices
 from jopt.tree import PyTree, global_norm, named_leaves
 
 EUCLIDEAN, SIGN, SPECTRAL = GEOMETRIES = ("euclidean", "sign", "spectral")
@@ -121,11 +120,8 @@ def _sum_of_sizes(leaves: Mapping[str, jax.Array]) -> jax.Array:
 def _nuclear_norms(
     sides: Sequence[dict[str, jax.Array]], specs: Mapping[str, MatrixSpec]
 ) -> Pair:
-    signal = noise = jnp.zeros((), jnp.float32)
-    groups = (join_matrices(side, specs) for side in sides)
-    for grads, differences in zip(*groups, strict=True):
-        # Both in one call: few large products are faster than many small ones.
-        both = jnp.stack([grads.stack, differences.stack])
-        norms = nuclear_norm(both, "polar").sum(axis=1)
-        signal, noise = signal + norms[0], noise + norms[1]
-    return signal, noise
+    # Only the nuclear norms are read, and only they are computed.
+    mean, difference = sides
+    stats = tree_stats(mean, difference, specs).values()
+    signal, noise = ([getattr(x, name) for x in stats] for name in ("s_nuc", "n_nuc"))
+    return jnp.sum(jnp.concatenate(signal)), jnp.sum(jnp.concatenate(noise))

@@ -46,7 +46,7 @@ def make_step(
         gradients, oracle_state = oracle.apply(
             state.oracle_state, state.params, state.model_state, batch, key
         )
-        factor = {}
+        factor: Metrics = {}
         if learning_rate_factor is not None:
             factor["learning_rate_factor"] = learning_rate_factor(state.oracle_state)
         updates, opt_state = optimizer.tx.update(

@@ -9,7 +9,6 @@ from jopt.transforms._clip import clip_by_global_norm
 from jopt.transforms._counted import CountedGeometry, CountedState, counted_descent
 from jopt.transforms._dion import DionState, scale_by_dion
 from jopt.transforms._dion2 import scale_by_dion2
-from jopt.transforms._dispatch import join_matrices, map_matrices, map_stacks
 from jopt.transforms._dispatch import map_stacks
 from jopt.transforms._floor import update_floor
 from jopt.transforms._hyperball import HyperballState, hyperball
@@ -118,7 +117,6 @@ __all__ = [
     "heavy_ball",
     "hyperball",
     "is_due",
-    "join_matrices",
     "layer_direction",
     "layer_metrics",
     "majority_vote",
