@@ -8,8 +8,8 @@ learning rates grow with its root. `:micro`, JAX 0.12: 2.378 and 2.359 bits/byte
 0 and 1) in 215 and 208 steps; muon_lm.py:micro has 2.334 and 2.318 in 500. It took 73
 and 77 s on two CPU cores beside other work, with three programs to compile,
 muon_lm.py:micro 35 and 42 s: on a CPU fewer steps of the same tokens save nothing. With
-equal rates and up to 64 sequences it was 2.428 in 198 steps (seed 0). Nothing was tuned;
-`:tiny` and larger were not trained.
+equal rates and up to 64 sequences it was 2.428 in 198 steps (seed 0). Nothing was
+tuned; `:tiny` and larger were not trained.
 
 The rule is that of Naganuma et al. 2026, Non-Euclidean gradient noise scales, arXiv
 2602.03001: grow while B < theta B_g, with B_g measured in the dual norm of the
