@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import optax
 from jax.sharding import NamedSharding
 
@@ -66,7 +67,9 @@ def build(
     `transition_steps` is that `optax.linear_schedule`, such as a warm-up of `beta`; any
     other table is passed on as it is (`control`).
     Every learning rate, also one with a longer name such as `sign_learning_rate`, is
-    multiplied by the factor of `schedule_from_config(config.train)`.
+    multiplied by the factor of `schedule_from_config(config.train)`, at the number of
+    updates made; with `config.train.adaptive_batch.enabled` by the extra argument
+    `learning_rate_factor` instead, a float32 scalar, since updates then differ in size.
     `config.optim.whole_tree.clip` is the largest norm of the whole gradient, before the
     rules. `whole_tree.qk_clip` is the threshold of `jopt.qk_clip`, after the rules.
     `jopt.skip_nonfinite` wraps all of it with `whole_tree.skip_nonfinite`, and
@@ -128,9 +131,9 @@ def build(
     if clip is not None:
         _warn_clip(rules)
     shared = {"matrix_specs": declared, "shardings": _shardings(leaves)}
-    transforms = {
-        rule.name: _transform(rule, schedule, shared, faults) for rule in rules
-    }
+    given = bool(read(config, "train.adaptive_batch.enabled", False))
+    make = _given_factor if given else _transform
+    transforms = {rule.name: make(rule, schedule, shared, faults) for rule in rules}
     if faults:
         raise ConfigError(_listed(faults))
     tx = optax.partition(
@@ -141,6 +144,8 @@ def build(
     if clip is not None:
         tx = optax.chain(clip_by_global_norm(clip), tx)
     needs = frozenset().union(*(rule.entry.needs for rule in rules))
+    if given:
+        needs |= {"learning_rate_factor"}
     if threshold is not None:
         tx = optax.chain(tx, _logits_clipped(threshold, attention or {}))
         needs |= {"max_attention_logits"}
@@ -229,6 +234,31 @@ def _transform(
     except (TypeError, ValueError) as error:
         faults.append(f"optim.rules.{rule.name} ({rule.optimizer}): {error}")
         return optax.identity()
+
+
+def _given_factor(
+    rule: Rule, schedule: optax.Schedule, shared: Mapping[str, Any], faults: list[str]
+) -> optax.GradientTransformationExtraArgs:
+    """`_transform` whose factor is an extra argument of each update.
+
+    It is made anew in every trace, around the factor: a schedule is the one way in that
+    all optimizers have. The state is that of `_transform`.
+    """
+
+    def update(
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        learning_rate_factor: jax.Array,
+        **extra_args: Any,
+    ) -> tuple[PyTree, PyTree]:
+        tx = _transform(rule, lambda _: learning_rate_factor, shared, [])
+        inner = optax.with_extra_args_support(tx)
+        return inner.update(updates, state, params, **extra_args)
+
+    init = _transform(rule, schedule, shared, faults).init
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _following(schedule: optax.Schedule, peak: Any) -> optax.Schedule:

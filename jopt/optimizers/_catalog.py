@@ -38,13 +38,26 @@ class Entry:
         scale_free: a common factor on all gradients has no effect on the updates, with
             the default arguments.
         spectral: every parameter must be a matrix.
+        signs: its steps are steepest in the largest entry.
         needs: extra args (`jopt.optimizers.EXTRA_ARGS`) without which it cannot update.
     """
 
     constructor: Callable[..., optax.GradientTransformation]
     scale_free: bool = False
     spectral: bool = False
+    signs: bool = False
     needs: frozenset[str] = frozenset()
+
+    @property
+    def geometry(self) -> str:
+        """The norm, a key of `jopt.linalg.GEOMETRIES`, in which its steps are measured.
+
+        `spectral` or `sign`, and `euclidean` for all others.
+
+        >>> [CATALOG[name].geometry for name in ("muon", "lion", "adamw")]
+        ['spectral', 'sign', 'euclidean']
+        """
+        return "spectral" if self.spectral else "sign" if self.signs else "euclidean"
 
 
 EXTRA_ARGS = frozenset(
@@ -55,6 +68,7 @@ EXTRA_ARGS = frozenset(
         "half_difference",
         "activation_grams",
         "max_attention_logits",
+        "learning_rate_factor",
         "key",
     }
 )
@@ -63,7 +77,7 @@ CATALOG: dict[str, Entry] = {
     "sgd": Entry(optax.sgd),
     "adamw": Entry(optax.adamw),
     "muon": Entry(muon.matrices, scale_free=True, spectral=True),
-    "sign_sgd": Entry(sign_sgd, scale_free=True),
+    "sign_sgd": Entry(sign_sgd, scale_free=True, signs=True),
     "normuon": Entry(normuon.matrices, scale_free=True, spectral=True),
     "adamuon": Entry(adamuon.matrices, scale_free=True, spectral=True),
     "namo": Entry(namo.matrices, spectral=True),
@@ -72,9 +86,11 @@ CATALOG: dict[str, Entry] = {
     "spec_gd": Entry(spec_gd.matrices, spectral=True),
     "polar_grad": Entry(polar_grad.matrices, spectral=True),
     "scion": Entry(scion.matrices, scale_free=True, spectral=True),
-    "scion_sign": Entry(partial(scion.matrices, lmo="sign"), scale_free=True),
-    "signum": Entry(signum, scale_free=True),
-    "lion": Entry(lion, scale_free=True),
+    "scion_sign": Entry(
+        partial(scion.matrices, lmo="sign"), scale_free=True, signs=True
+    ),
+    "signum": Entry(signum, scale_free=True, signs=True),
+    "lion": Entry(lion, scale_free=True, signs=True),
     "sign_muon": Entry(sign_muon.matrices, scale_free=True, spectral=True),
     "lion_muon": Entry(lion_muon.matrices, scale_free=True, spectral=True),
     "dion": Entry(dion.matrices, scale_free=True, spectral=True),

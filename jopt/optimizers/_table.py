@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import optax
 
+from jopt.matrix import MatrixSpec
 from jopt.optimizers._catalog import default
 from jopt.optimizers._rules import Rule
 from jopt.optimizers._text import align, describe_blocks
@@ -31,6 +32,8 @@ class Row(NamedTuple):
             optimizer that does not see matrices.
         scale: factor on the update of each block; None where it depends on the values.
         state_bytes: optimizer state of this parameter alone.
+        geometry: in which its steps are measured, see `Entry.geometry`.
+        spec: its matrix view, per head where the rule says so; None without one.
     """
 
     path: str
@@ -41,6 +44,8 @@ class Row(NamedTuple):
     matrices: tuple[tuple[int, int, int], ...]
     scale: tuple[float | None, ...]
     state_bytes: int
+    geometry: str
+    spec: MatrixSpec | None
 
 
 def make_table(
@@ -59,10 +64,10 @@ def make_table(
     rows = []
     for path, leaf in named_leaves(params).items():
         rule = assigned[path]
+        spec = find_spec(path, leaf.shape, declared)
         blocks: tuple[tuple[int, int, int], ...] = ()
         scale: tuple[float | None, ...] = ()
         if rule.entry.spectral:
-            spec = find_spec(path, leaf.shape, declared)
             assert spec is not None  # `assign` has refused such a parameter.
             blocks = spec.blocks(leaf.shape)
             mode = rule.arguments.get("scale", default(rule.entry, "scale"))
@@ -78,6 +83,8 @@ def make_table(
                 blocks,
                 scale,
                 state_bytes[path],
+                rule.entry.geometry,
+                spec,
             )
         )
     return tuple(rows)

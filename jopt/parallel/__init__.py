@@ -6,6 +6,7 @@ from jopt.parallel._shardings import (
     batch_sharding,
     put_batch,
     replicated,
+    row_devices,
     shard_parameters,
     shard_state,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "make_mesh",
     "put_batch",
     "replicated",
+    "row_devices",
     "shard_parameters",
     "shard_state",
 ]

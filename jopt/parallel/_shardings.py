@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -23,6 +24,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading axis is spread over `replica`, `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(_ROW_AXES))
+
+
+def row_devices(mesh: Mesh) -> int:
+    """How many devices share the rows of a batch."""
+    return math.prod(mesh.shape[name] for name in _ROW_AXES)
 
 
 def put_batch(

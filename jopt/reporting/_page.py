@@ -147,6 +147,7 @@ def events(runs: Sequence[RunData]) -> str:
 
 _PLOTS = """
 <section id="rates" hidden><h2>Learning rates</h2></section>
+<section id="batch" hidden><h2>Batch size</h2></section>
 <section id="layers" hidden><h2>Layers over time</h2></section>
 <details id="more-layers" hidden><summary>Other statistics of layers</summary></details>
 <section id="throughput"><h2>Throughput</h2></section>

@@ -52,6 +52,8 @@ const theme = () =>
   THEMES[matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"];
 const isRate = (name) => name.endsWith("learning_rate");
 const isLayer = (name) => name.startsWith("layer/");
+const NOISE = "oracle/noise_scale/";
+const isBatch = (name) => name === "train/batch_size" || name.startsWith(NOISE);
 
 // ---- numbers
 
@@ -504,23 +506,33 @@ function axisChoice(parent) {
   element("span", set, "Drag to zoom, double-click for the whole.", { class: "quiet wide" });
 }
 
-function ratePlots() {
-  const rates = nameSet(isRate);
-  if (!rates.length) return;
-  const own = (name) => name.replace(/^optim\//, "").replace(/\/?learning_rate$/, "") || "all";
-  const parent = body("rates");
+/** Metrics that belong together: in one plot of one run, in one plot each of several. */
+function logPlots(section, names, own, title, note, unit) {
+  if (!names.length) return;
   if (groups.length === 1) {
-    const left = rates.length > MOST ? ` The first ${MOST} of ${rates.length}.` : "";
-    keep(parent, "rates", "By parameter group", `Peak rate times schedule, no unit, log scale.${left}`, (slot) =>
-      drawLines(slot, rates.slice(0, MOST).flatMap((name, i) =>
+    const left = names.length > MOST ? ` The first ${MOST} of ${names.length}.` : "";
+    keep(body(section), section, title, note + left, (slot) =>
+      drawLines(slot, names.slice(0, MOST).flatMap((name, i) =>
         linesOf(name).map((line) => ({ ...line, label: own(name), colour: i, low: null, n: null }))),
-      { unit: "", log: true }));
+      { unit, log: true }));
     return;
   }
-  for (const name of rates) {
-    keep(body("rates", "pairs"), name, own(name), "Peak rate times schedule, no unit, log scale.",
-      (slot) => drawLines(slot, linesOf(name), { unit: "", log: true }));
+  for (const name of names) {
+    keep(body(section, "pairs"), name, own(name), note,
+      (slot) => drawLines(slot, linesOf(name), { unit, log: true }));
   }
+}
+
+function ratePlots() {
+  const own = (name) => name.replace(/^optim\//, "").replace(/\/?learning_rate$/, "") || "all";
+  const note = "Peak rate times schedule, no unit, log scale.";
+  logPlots("rates", nameSet(isRate), own, "By parameter group", note, "");
+}
+
+function batchPlots() {
+  const own = (name) => (name.startsWith(NOISE) ? `${name.slice(NOISE.length)} noise scale` : "batch size");
+  const note = "In rows, log scale. A noise scale as it is measured is at most about the batch.";
+  logPlots("batch", nameSet(isBatch).reverse(), own, "Batch and noise scale", note, "rows");
 }
 
 function throughputPlots() {
@@ -568,7 +580,7 @@ const mapOf = (statistic) =>
   LAYERS[statistic] ?? OTHER_LAYERS[statistic] ?? { title: statistic, unit: "Linear scale" };
 
 function otherPlots() {
-  const rest = nameSet((name) => !MAIN.has(name) && !isLayer(name) && !isRate(name));
+  const rest = nameSet((name) => !MAIN.has(name) && !isLayer(name) && !isRate(name) && !isBatch(name));
   if (!rest.length) return;
   const parent = body("more", "pairs");
   for (const name of rest) {
@@ -577,7 +589,7 @@ function otherPlots() {
 }
 
 function drawAll() {
-  for (const make of [lossPlots, ratePlots, layerPlots, throughputPlots, otherPlots]) make();
+  for (const make of [lossPlots, ratePlots, batchPlots, layerPlots, throughputPlots, otherPlots]) make();
   const any = runs.some((run) => run.curves["train/loss"]);
   body("loss").dataset.empty = any ? "" : "No step was recorded yet.";
   for (const draw of DRAWN.values()) draw();

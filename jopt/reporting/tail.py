@@ -84,7 +84,9 @@ def describe(record: dict[str, Any], steps: int) -> str | None:
         return f"{at}  rolled back from step {record['from_step']}"
     if "train/loss" in record:
         tokens, rate = record["tokens"], record.get("time/tokens_per_sec", 0.0)
-        left = tokens / record["step"] * (steps - record["step"]) / max(rate, 1.0)
+        # A run whose batch grows has fewer steps than its config says.
+        share = record.get("train/budget", record["step"] / steps)
+        left = tokens * (1 / share - 1) / max(rate, 1.0)
         return progress_line(record["step"], steps, record["train/loss"], rate, left)
     if "eval/bits_per_byte" in record:
         kind = "final validation" if record.get("final") else "validation"

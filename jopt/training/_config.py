@@ -10,6 +10,7 @@ from ml_collections.config_dict import placeholder
 
 from jopt.errors import ConfigError, did_you_mean, nearest
 from jopt.reporting import mirror_faults
+from jopt.training import _batch_sizes
 
 # Sub-trees with keys of their own: checked by the model builder and by the rules. Those
 # check the values of `optim.order` and `train.schedule` as well.
@@ -58,6 +59,23 @@ def default_config() -> ConfigDict:
                 "accumulation": 1,  # microbatches per step
                 "compute_dtype": "auto",  # or float32, bfloat16; masters are float32
                 "log_every_steps": 10,
+                # The batch doubles while it is below `theta` times the noise scale in
+                # the geometry of the rules, in steps of unchanged microbatches, until
+                # as many examples are used up as `steps` of `batch_size` have.
+                "adaptive_batch": {
+                    "enabled": False,
+                    "max_batch_size": placeholder(int),  # of `batch_size` doubled
+                    "min_batch_size": placeholder(int),  # halved; none: never shrinks
+                    "theta": 2.0,  # above 1; 2 is up to the noise scale
+                    "ema_decay": 0.9,  # from one measurement to the next
+                    "every_steps": 10,  # between measurements
+                    "min_dwell_steps": 100,  # at one size
+                    # Or euclidean, sign, spectral; auto: the one with most parameters.
+                    "geometry": "auto",
+                    # Rates times (batch / batch_size) to the power 0, 1/2 or 1: none,
+                    # sqrt, linear.
+                    "learning_rate": "none",
+                },
                 # No step finished for so long: exit 76 with all stacks. 0: no limit.
                 "step_timeout_secs": 0.0,
                 # Where steps are skipped: so many skipped in a row lead back to the
@@ -164,6 +182,7 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
             f"train.steps x train.batch_size is {train.steps * train.batch_size} "
             "sequences; the data cursor counts to 4294967295"
         )
+    yield from _batch_sizes.faults(config)
     stride = config.eval.stride
     if stride is not None and not 1 <= stride <= config.data.seq_len:
         yield (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jopt import optimizers
+from jopt.training._batch_sizes import batch_sizes
 from jopt.training._plan import Plan
 from jopt.tree import count, size_bytes
 
@@ -12,7 +13,8 @@ def explain(plan: Plan) -> str:
     config = plan.config
     params, kind = plan.shapes.params, plan.task.count
     per_item = plan.model.flops_per_token(config.data.seq_len)
-    in_step, in_run = plan.items(1), plan.items(config.train.steps)
+    in_step = plan.items(config.train.batch_size)
+    in_run = config.train.steps * in_step
     lines = [
         optimizers.explain(plan.optimizer),
         "",
@@ -23,5 +25,21 @@ def explain(plan: Plan) -> str:
         f"the run           {config.train.steps:,} steps, {in_run:,} {kind}",
         f"compute type      {config.train.compute_dtype}",
         f"mesh              {dict(plan.mesh.shape)}",
+        *_adaptive(plan),
     ]
     return "\n".join(lines)
+
+
+def _adaptive(plan: Plan) -> list[str]:
+    """What there is to say about a batch that is not fixed."""
+    if plan.adaptive is None:
+        return []
+    config, gauge = plan.config, plan.adaptive.gauge
+    small, large = batch_sizes(config)[0], batch_sizes(config)[-1]
+    paths = ", ".join(f"{name} ({len(x)})" for name, x in gauge.paths.items())
+    return [
+        f"adaptive batch    {config.train.batch_size} rows at first, {small} to "
+        f"{large}, so {config.train.steps * config.train.batch_size // large:,} steps "
+        "or more",
+        f"noise scale       {gauge.main} decides; parameters measured: {paths}",
+    ]

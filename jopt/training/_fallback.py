@@ -26,7 +26,7 @@ def report_damage(
         {
             "event": "damaged",
             "step": restored.step,
-            "tokens": plan.items(restored.step),
+            "tokens": plan.seen(restored.state),
             "damaged_steps": sorted(restored.damaged),
         }
     )

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from jopt.reporting import Console, MetricsLog
+from jopt.training._batch_sizes import BatchSizes
 from jopt.training._checkpoints import Checkpoints
+from jopt.training._clock import Clock
 from jopt.training._evaluation import totals
 from jopt.training._fallback import report_damage
 from jopt.training._guard import SKIPPED, SKIPPED_IN_A_ROW, DivergedError, Guard
 from jopt.training._plan import Plan
-from jopt.training._rates import LearningRates
+from jopt.training._rates import FACTOR, LearningRates
 from jopt.training._run_folder import RunFolder
 from jopt.training._signals import StopSignals
 from jopt.training._source import Source
@@ -66,9 +68,11 @@ class Loop:
         self._guard = guard
         self._strict_restore = strict_restore
         self._guarded = isinstance(unmonitored(plan.shapes.opt_state), SkipState)
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._sizes: BatchSizes
+        self._compiled: set[int] = set()  # numbers of microbatches
+        self._pending: _Pending | None = None
         self._rates = LearningRates(plan.config)
-        self._clock = _Clock()
+        self._clock = Clock()
         # Queued collectives on few cores deadlock (CPU devices share the cores).
         self._wait = plan.mesh.size > 1 and jax.default_backend() == "cpu"
 
@@ -84,25 +88,27 @@ class Loop:
         config = self._config
         first = step = int(state.step)
         cursor = int(state.cursor)
-        self._log.write(
-            {"event": "start", "step": step, "tokens": self._plan.items(step)}
-        )
-        while step < config.train.steps:
+        sizes = self._sizes = BatchSizes(config, step, state.oracle_state)
+        self._log.write({"event": "start", "step": step, "tokens": self._tokens()})
+        while not sizes.over:
             if _due(step, config.eval.every_steps) and step > first:
                 self._evaluate(step, state)
             if _due(step, config.checkpoint.every_steps) and step > first:
                 self._save(step, state)
             if self._guard.tripped:
                 return state, "tripped"
-            batch = self._plan.put(self._source.batch(cursor))
-            state, metrics = self._plan.step(state, batch)
+            rows = sizes.rows
+            batch = self._plan.put(self._source.batch(cursor, rows))
+            with self._compiling(step, sizes.count):
+                state, metrics = self._plan.step_of(sizes.count)(state, batch)
             step += 1
-            cursor += config.train.batch_size
+            cursor += rows
+            sizes.took()
             if self._wait:
                 jax.block_until_ready(state)
-            self._hand_over(step, metrics)
+            self._hand_over(step, rows, metrics)
             self._watchdog.beat()
-            if self._signals.received is not None and step < config.train.steps:
+            if self._signals.received is not None and not sizes.over:
                 self._save(step, state)
                 return state, "stopped"
         self._flush()
@@ -132,7 +138,7 @@ class Loop:
             {
                 "event": "rollback",
                 "step": back,
-                "tokens": self._plan.items(back),
+                "tokens": self._plan.seen(good),
                 "from_step": here,
                 "cursor": cursor,
             }
@@ -149,27 +155,44 @@ class Loop:
         """Training tokens per second, without compilation, evaluation and saves."""
         return self._clock.rate()
 
-    def _hand_over(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    @contextlib.contextmanager
+    def _compiling(self, step: int, count: int) -> Iterator[None]:
+        """Around a step; that of a size which is new compiles its program."""
+        if count in self._compiled:
+            yield
+            return
+        if self._compiled:
+            self._console.say(f"step {step}: compiles for {self._sizes.rows} rows")
+        self._compiled.add(count)
+        with self._clock.pause():
+            yield
+
+    def _tokens(self) -> int:
+        """In the steps so far."""
+        return self._plan.items(self._sizes.consumed)
+
+    def _hand_over(self, step: int, rows: int, metrics: dict[str, jax.Array]) -> None:
         if not self._clock.started:
             jax.block_until_ready(metrics)
             startup = time.monotonic() - self._process_start
             self._console.say(f"first step after {startup:.1f} s")
             self._clock.start()
         else:
-            self._clock.add(self._plan.items(1))
+            self._clock.add(self._plan.items(rows))
         self._flush()
-        self._pending = (step, metrics)
+        done = self._sizes.consumed
+        self._pending = _Pending(step, rows, done, self._sizes.over, metrics)
 
     def _flush(self) -> None:
         """Reads the metrics of the step before the one in flight."""
         if self._pending is None:
             return
-        step, on_device = self._pending
+        step, rows, done, last, on_device = self._pending
         self._pending = None
         if self._guarded:
             self._guard.see(float(on_device[SKIPPED_IN_A_ROW]))
+        self._sizes.see(on_device)
         every = self._config.train.log_every_steps
-        last = step == self._config.train.steps
         if not (
             last or _due(step, every) or _due(step, self._config.monitor.every_steps)
         ):
@@ -179,10 +202,10 @@ class Loop:
         self._log.write(
             {
                 "step": step,
-                "tokens": self._plan.items(step),
+                "tokens": self._plan.items(done),
                 **metrics,
-                # The schedule counts the updates that were made.
-                **self._rates.at(max(step - 1 - int(metrics.get(SKIPPED, 0)), 0)),
+                **self._sizes.record(rows, done),
+                **self._learning_rates(step, metrics),
                 "time/tokens_per_sec": rate,
             }
         )
@@ -192,10 +215,18 @@ class Loop:
                 f"the training loss is {loss} at step {step}; the last good state is "
                 f"step {self._checkpoints.latest()} in {self._folder.checkpoints}"
             )
-        remaining = self._plan.items(self._config.train.steps - step) / max(rate, 1.0)
+        remaining = self._plan.items(self._sizes.budget - done) / max(rate, 1.0)
         if step % (10 * every) == 0 or last:
             self._folder.set_status("running", step=step)
             self._console.progress(step, loss, rate, remaining)
+
+    def _learning_rates(
+        self, step: int, metrics: Mapping[str, float]
+    ) -> dict[str, float]:
+        if FACTOR in metrics:
+            return self._rates.times(metrics[FACTOR])
+        # The schedule counts the updates that were made.
+        return self._rates.at(max(step - 1 - int(metrics.get(SKIPPED, 0)), 0))
 
     def _save(self, step: int, state: TrainState) -> None:
         self._flush()
@@ -213,41 +244,29 @@ class Loop:
         task = self._plan.task
         result = task.results(added)
         self._watchdog.beat()
-        self._log.write({"step": step, "tokens": self._plan.items(step), **result})
+        self._log.write({"step": step, "tokens": self._tokens(), **result})
         self._console.say(
             f"step {step}: {task.describe(result)} on {task.amount(result)}"
         )
 
 
+class _Pending(NamedTuple):
+    """A step whose metrics are still on the device.
+
+    Attributes:
+        step: its number, from 1.
+        rows: of its batch.
+        done: examples of all steps up to it.
+        last: whether it is the last one.
+        metrics: as the step gave them.
+    """
+
+    step: int
+    rows: int
+    done: int
+    last: bool
+    metrics: dict[str, jax.Array]
+
+
 def _due(step: int, every: int) -> bool:
     return every > 0 and step > 0 and step % every == 0
-
-
-class _Clock:
-    """Tokens over the seconds spent on training steps alone."""
-
-    def __init__(self) -> None:
-        self._tokens = 0
-        self._secs = 0.0
-        self.started = False
-        self._last = time.monotonic()
-        self._paused = 0.0  # since `_last`
-
-    def start(self) -> None:
-        self.started = True
-        self._last, self._paused = time.monotonic(), 0.0
-
-    def add(self, tokens: int) -> None:
-        now = time.monotonic()
-        self._tokens += tokens
-        self._secs += now - self._last - self._paused
-        self._last, self._paused = now, 0.0
-
-    def rate(self) -> float:
-        return self._tokens / self._secs if self._secs > 0 else 0.0
-
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        self._paused += time.monotonic() - begin

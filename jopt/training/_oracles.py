@@ -46,10 +46,13 @@ class Oracle(NamedTuple):
         init: `init(params) -> oracle_state`.
         apply: `apply(oracle_state, params, model_state, batch, key) -> (Gradients,
             oracle_state)`.
+        skipped: `skipped(oracle_state) -> oracle_state`, from before a step to after it
+            where a guard has undone the step; most keep it as it is.
     """
 
     init: Callable[[PyTree], PyTree]
     apply: Callable[..., tuple[Gradients, PyTree]]
+    skipped: Callable[[PyTree], PyTree] = lambda oracle_state: oracle_state
 
 
 def value_and_grad(

@@ -13,9 +13,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jopt import models
+from jopt.errors import ConfigError
 from jopt.linalg import default_compute_dtype
 from jopt.optimizers import Optimizer, build
-from jopt.parallel import batch_sharding, make_mesh, put_batch, shard_parameters
+from jopt.parallel import (
+    batch_sharding,
+    make_mesh,
+    put_batch,
+    row_devices,
+    shard_parameters,
+)
+from jopt.training._adaptive_batch import AdaptiveBatch
+from jopt.training._batch_sizes import batch_sizes, consumed, counts
 from jopt.training._config import validate
 from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype
@@ -57,18 +66,20 @@ class Plan:
         task: what the objective means.
         mesh: the devices.
         model: pure functions and matrix views.
-        oracle: from objective to gradients.
+        oracles: from a number of microbatches to the way from objective to gradients.
         optimizer: the transformation, its needs and its table.
         shapes: the state as `ShapeDtypeStruct` with shardings.
+        adaptive: what an adaptive batch adds to the step; None for a fixed one.
     """
 
     config: ConfigDict
     task: Task
     mesh: Mesh
     model: models.Model
-    oracle: Oracle
+    oracles: Callable[[int], Oracle]
     optimizer: Optimizer
     shapes: TrainState
+    adaptive: AdaptiveBatch | None = None
 
     def init(self) -> TrainState:
         """The first state, placed on the mesh."""
@@ -76,30 +87,45 @@ class Plan:
         return jax.jit(self._make_state(), out_shardings=shardings)()
 
     def _make_state(self) -> Callable[[], TrainState]:
-        return _make_state(
-            self.config, self.task, self.model, self.optimizer, self.oracle
-        )
+        oracle = self.oracles(self.config.train.accumulation)
+        return _make_state(self.config, self.task, self.model, self.optimizer, oracle)
 
-    @functools.cached_property
+    @property
     def step(self) -> Callable[..., Any]:
         """The jitted training step; it takes over the buffers of the state."""
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
-        return jax.jit(
-            make_step(self.oracle, self.optimizer),
-            in_shardings=(shardings, batch_sharding(self.mesh)),
-            out_shardings=(shardings, None),
-            donate_argnums=0,
-        )
+        return self.step_of(self.config.train.accumulation)
+
+    def step_of(self, count: int) -> Callable[..., Any]:
+        """`step` with so many microbatches, a program of its own for each number."""
+        if count not in self._steps:
+            adaptive = self.adaptive
+            factor = None if adaptive is None else adaptive.learning_rate_factor(count)
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
+            self._steps[count] = jax.jit(
+                make_step(self.oracles(count), self.optimizer, factor),
+                in_shardings=(shardings, batch_sharding(self.mesh)),
+                out_shardings=(shardings, None),
+                donate_argnums=0,
+            )
+        return self._steps[count]
+
+    @functools.cached_property
+    def _steps(self) -> dict[int, Callable[..., Any]]:
+        return {}
 
     @functools.cached_property
     def sums(self) -> Callable[..., Any]:
         """The jitted evaluation sums of one batch."""
         return jax.jit(self.task.sums(self.model))
 
-    def items(self, steps: int) -> int:
-        """Tokens, or examples of a classifier, in so many steps."""
-        per_row = self.task.items_per_row(self.config)
-        return steps * self.config.train.batch_size * per_row
+    def items(self, rows: int) -> int:
+        """Tokens, or examples of a classifier, in so many rows."""
+        return rows * self.task.items_per_row(self.config)
+
+    def seen(self, state: TrainState) -> int:
+        """Tokens, or examples of a classifier, in the steps that led to a state."""
+        rows = consumed(self.config, int(state.step), state.oracle_state)
+        return self.items(rows)
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """A host's rows as global arrays."""
@@ -125,15 +151,38 @@ def make_plan(config: ConfigDict) -> Plan:
         model,
     )
     watched = model.attention if "max_attention_logits" in optimizer.needs else ()
-    oracle = value_and_grad(
-        task.objective(model, taps=tuple(watched)),
-        accumulation=config.train.accumulation,
-        half_difference=config.oracle.half_difference
-        or "half_difference" in optimizer.needs,
-    )
-    shapes = jax.eval_shape(_make_state(config, task, model, optimizer, oracle))
+    adaptive = None
+    if config.train.adaptive_batch.enabled:
+        _check_smallest(config, mesh)
+        adaptive = AdaptiveBatch(config, optimizer.table)
+
+    def oracles(count: int) -> Oracle:
+        oracle = value_and_grad(
+            task.objective(model, taps=tuple(watched)),
+            accumulation=count,
+            half_difference=config.oracle.half_difference
+            or "half_difference" in optimizer.needs
+            or adaptive is not None,
+        )
+        return oracle if adaptive is None else adaptive.oracle(oracle, count)
+
+    first = oracles(config.train.accumulation)
+    shapes = jax.eval_shape(_make_state(config, task, model, optimizer, first))
     shapes = _placed(shapes, state_shardings(shapes, mesh))
-    return Plan(config, task, mesh, model, oracle, optimizer, shapes)
+    return Plan(config, task, mesh, model, oracles, optimizer, shapes, adaptive)
+
+
+def _check_smallest(config: ConfigDict, mesh: Mesh) -> None:
+    """Every device of a mesh needs rows in both halves of the smallest batch."""
+    smallest, halves = batch_sizes(config)[0], 2 if counts(config)[0] == 1 else 1
+    devices = row_devices(mesh)
+    if smallest % (halves * devices):
+        raise ConfigError(
+            f"the smallest batch of train.adaptive_batch has {smallest} rows, which "
+            f"{devices} devices that share them cannot divide"
+            f"{' into halves' if halves == 2 else ''}; raise train.batch_size or "
+            "train.adaptive_batch.min_batch_size, or lower config.mesh"
+        )
 
 
 def _placed(shapes: PyTree, shardings: PyTree) -> PyTree:

@@ -9,6 +9,9 @@ import numpy as np
 
 from jopt.optimizers import is_learning_rate, schedule_from_config
 
+# Of a step's metrics: the factor on all rates, where the step was given one.
+FACTOR = "optim/learning_rate_factor"
+
 
 class LearningRates:
     """`optim/<rule>/learning_rate` at every update of a run, computed once.
@@ -23,7 +26,7 @@ class LearningRates:
         steps = np.arange(config.train.steps)
         # Compiled as one: each operation by itself takes longer.
         factor = np.asarray(jax.jit(schedule_from_config(config.train))(steps))
-        self._factor = np.broadcast_to(factor, steps.shape)
+        self._factors = np.broadcast_to(factor, steps.shape)
         rules = config.optim.rules
         self._peaks = {
             f"optim/{name}/{argument}": value
@@ -34,5 +37,8 @@ class LearningRates:
 
     def at(self, update: int) -> dict[str, float]:
         """The rates of an update; the first one is number 0."""
-        factor = float(self._factor[update])
+        return self.times(float(self._factors[update]))
+
+    def times(self, factor: float) -> dict[str, float]:
+        """The rates where the schedule has this factor."""
         return {name: peak * factor for name, peak in self._peaks.items()}

@@ -189,7 +189,7 @@ def _evaluate(
     added = totals(plan.sums, state, source.evaluation(whole=True), plan.put)
     result = plan.task.results(added)
     step = int(state.step)
-    log.write({"step": step, "tokens": plan.items(step), "final": True, **result})
+    log.write({"step": step, "tokens": plan.seen(state), "final": True, **result})
     return result
 
 

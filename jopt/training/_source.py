@@ -23,8 +23,13 @@ class Source(Protocol):
     def domain_names(self) -> tuple[str, ...]:
         """Names of the numbers in a batch's `domain`."""
 
-    def batch(self, cursor: int) -> Batch:
-        """This process's rows of the training batch at the cursor."""
+    def batch(self, cursor: int, rows: int | None = None) -> Batch:
+        """This process's rows of the training batch at the cursor.
+
+        Args:
+            cursor: the first example.
+            rows: of the whole batch; `train.batch_size` by default.
+        """
 
     def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
         """Batches of `validation` or `test`: everything once, or a fixed subset."""
@@ -47,8 +52,9 @@ class TextSource:
     def domain_names(self) -> tuple[str, ...]:
         return self.splits.train.domain_names
 
-    def batch(self, cursor: int) -> Batch:
-        return self.windows.batch(cursor, self.config.train.batch_size, **_process())
+    def batch(self, cursor: int, rows: int | None = None) -> Batch:
+        rows = rows or self.config.train.batch_size
+        return self.windows.batch(cursor, rows, **_process())
 
     def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
         return data.evaluation_batches(
@@ -76,8 +82,9 @@ class ExampleSource:
     def domain_names(self) -> tuple[str, ...]:
         return self.splits.train.domain_names
 
-    def batch(self, cursor: int) -> Batch:
-        return self.examples.batch(cursor, self.config.train.batch_size, **_process())
+    def batch(self, cursor: int, rows: int | None = None) -> Batch:
+        rows = rows or self.config.train.batch_size
+        return self.examples.batch(cursor, rows, **_process())
 
     def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
         return data.example_batches(

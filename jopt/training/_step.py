@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -27,13 +28,17 @@ Metrics = dict[str, jax.Array]
 
 
 def make_step(
-    oracle: Oracle, optimizer: Optimizer
+    oracle: Oracle,
+    optimizer: Optimizer,
+    learning_rate_factor: Callable[[PyTree], jax.Array] | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """A pure function `(state, batch) -> (state, metrics)`, not yet jitted.
 
     The batch holds the whole accumulation window. Metrics are float32: the objective's,
     `grad_norm`, `update_norm`, `param_norm`, and whatever transforms report through a
     `metrics` field of their state. `written` makes numbers of them.
+    `learning_rate_factor`, of the oracle's state before the step, is for an optimizer
+    that needs it.
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
@@ -41,11 +46,14 @@ def make_step(
         gradients, oracle_state = oracle.apply(
             state.oracle_state, state.params, state.model_state, batch, key
         )
+        factor: Metrics = {}
+        if learning_rate_factor is not None:
+            factor["learning_rate_factor"] = learning_rate_factor(state.oracle_state)
         updates, opt_state = optimizer.tx.update(
             gradients.grads,
             state.opt_state,
             state.params,
-            **_extra_args(optimizer.needs, gradients, key),
+            **_extra_args(optimizer.needs, gradients, key, factor),
         )
         params = optax.apply_updates(state.params, updates)
         model_state = gradients.aux.model_state
@@ -54,14 +62,17 @@ def make_step(
             # Whatever the bad batch touched outside the optimizer is undone as well.
             sound = guard.in_a_row == 0
             model_state = select(sound, model_state, state.model_state)
-            oracle_state = select(sound, oracle_state, state.oracle_state)
+            skipped = oracle.skipped(state.oracle_state)
+            oracle_state = select(sound, oracle_state, skipped)
         rows = batch["inputs"].shape[0]
         metrics = {
             **{f"train/{name}": x for name, x in gradients.aux.metrics.items()},
             "train/grad_norm": global_norm(gradients.grads),
             "train/update_norm": global_norm(updates),
             "train/param_norm": global_norm(params),
+            **{f"optim/{name}": x for name, x in factor.items()},
             **state_metrics(opt_state),
+            **state_metrics(oracle_state, "oracle"),
         }
         new_state = TrainState(
             step=state.step + 1,
@@ -78,10 +89,14 @@ def make_step(
 
 
 def _extra_args(
-    needs: frozenset[str], gradients: Gradients, key: jax.Array
+    needs: frozenset[str],
+    gradients: Gradients,
+    key: jax.Array,
+    others: Mapping[str, jax.Array],
 ) -> dict[str, Any]:
     """The extra arguments in use; nothing is computed for the others."""
     available = {
+        **others,
         "value": gradients.value,
         "grad_fn": gradients.grad_fn,
         "half_difference": gradients.half_difference,
@@ -92,8 +107,8 @@ def _extra_args(
     return {name: available[name] for name in needs}
 
 
-def state_metrics(opt_state: PyTree) -> Metrics:
-    """The `metrics` of all states in a tree, each named by its path.
+def state_metrics(opt_state: PyTree, root: str = "optim") -> Metrics:
+    """The `metrics` of all states in a tree, each named by its path below `root`.
 
     States inside a state that reports are found too. That of a `monitor` around all is
     `layers`, and what it wraps is named as if it were not there; a monitor further in
@@ -102,7 +117,7 @@ def state_metrics(opt_state: PyTree) -> Metrics:
     found: Metrics = {}
     for path, node in _reporting(opt_state, ()):
         name = path_string(path)
-        prefix = f"optim/{name}/" if name else "optim/"
+        prefix = f"{root}/{name}/" if name else f"{root}/"
         if isinstance(node, MonitorState):
             if node is not opt_state:
                 continue
@@ -114,7 +129,8 @@ def state_metrics(opt_state: PyTree) -> Metrics:
 def written(metrics: Mapping[str, Any], params: PyTree) -> dict[str, float]:
     """The metrics of a step, on the host, as `metrics.jsonl` has them.
 
-    Layers, named after `params`, are left out where this step did not measure them.
+    Layers, named after `params`, are left out where this step did not measure them, and
+    so is what an oracle has not measured yet, which is NaN.
 
     >>> import numpy as np
     >>> metrics = {"train/loss": np.float32(2.0), "layers": np.full((1, 5), -1.0)}
@@ -123,7 +139,12 @@ def written(metrics: Mapping[str, Any], params: PyTree) -> dict[str, float]:
     """
     others = {name: x for name, x in metrics.items() if name != LAYERS}
     layers = layer_metrics(metrics, params)
-    return {name: float(x) for name, x in (others | layers).items()}
+    numbers = {name: float(x) for name, x in (others | layers).items()}
+    return {
+        name: x
+        for name, x in numbers.items()
+        if not (name.startswith("oracle/") and math.isnan(x))
+    }
 
 
 def _reporting(tree: PyTree, above: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import io_callback
 
+# Of this process: an optimizer may be made anew for another program.
+CALLS: list[None] = []
+
 
 def sgd_that_hangs(learning_rate, step):
     """SGD that never comes back from its update number `step`."""
@@ -29,13 +32,12 @@ def sgd_that_breaks(learning_rate, first, last, damages=None):
 
     At the first of them it zeroes the newest step in the folder `damages`, if any.
     """
-    calls = []
 
     def poison():
-        calls.append(None)
-        if damages is not None and len(calls) == first:
+        CALLS.append(None)
+        if damages is not None and len(CALLS) == first:
             zero_newest(Path(damages))
-        return jnp.float32(jnp.nan if first <= len(calls) <= last else 0.0)
+        return jnp.float32(jnp.nan if first <= len(CALLS) <= last else 0.0)
 
     def update(updates, state, params=None):
         bad = io_callback(poison, jax.ShapeDtypeStruct((), jnp.float32), ordered=True)

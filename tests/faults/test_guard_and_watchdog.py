@@ -1,5 +1,6 @@
 """A run that hangs ends, one that breaks goes back, and a folder has one run."""
 
+import json
 import os
 import re
 import signal
@@ -128,6 +129,39 @@ def test_a_damaged_checkpoint_ends_a_strict_run_that_goes_back(training, faulty)
     assert "step 20 is damaged" in done.stderr and "Traceback" not in done.stderr
     assert training.status()["state"] == "failed"
     assert saved(training) == [10, 20]
+
+
+def test_a_batch_that_grows_goes_back_with_the_run(training, faulty):
+    """The steps that are skipped lie around the change from 16 to 32 rows."""
+    done = faulty(
+        "sgd_that_breaks",
+        *GUARDED,
+        "--config.train.batch_size=16",
+        "--config.train.accumulation=2",
+        "--config.checkpoint.every_steps=4",
+        "--config.train.adaptive_batch.enabled=True",
+        "--config.train.adaptive_batch.max_batch_size=32",
+        "--config.train.adaptive_batch.theta=1e6",
+        "--config.train.adaptive_batch.every_steps=2",
+        "--config.train.adaptive_batch.min_dwell_steps=4",
+        first=5,
+        last=8,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 4" in done.stdout
+    path = training.folder / "run/metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    (event,) = [r for r in records if r.get("event") == "rollback"]
+    assert (event["tokens"], event["cursor"]) == (4 * 16, 5 * 16 + 3 * 32)
+    place = records.index(event)
+    sizes = [
+        [r["train/batch_size"] for r in part if "train/loss" in r]
+        for part in (records[:place], records[place:])
+    ]
+    # What was decided before the bad steps holds in them and after them, and the steps
+    # that stand have all the examples of 60 steps of 16.
+    assert sizes == [[16] * 5 + [32] * 3, [16] + [32] * 27 + [16]]
+    assert records[-1]["tokens"] == 60 * 16
 
 
 def test_a_few_bad_steps_are_only_skipped(training, faulty):

@@ -491,3 +491,35 @@ def test_numbers_in_a_config_may_be_traced():
     jax.tree.map(
         lambda lane, x: np.testing.assert_allclose(lane[1], x, atol=1e-6), lanes, one
     )
+
+
+def test_the_factor_on_learning_rates_is_given_with_each_update():
+    """The step is in proportion to it, and the count of the schedule has no say."""
+    params = tree(jnp.ones)
+    c = changed(rules__matrix__compute_dtype="float32")
+    c["train"] = {"steps": 4, "adaptive_batch": {"enabled": True}}
+    optimizer = build(c, params, matrix_specs=SPECS)
+    assert optimizer.needs == {"learning_rate_factor"}
+    plain = build(c | {"train": {"steps": 4}}, params, matrix_specs=SPECS)
+    state = optimizer.tx.init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(plain.tx.init(params))
+
+    @jax.jit
+    def step(factor):
+        given = {"learning_rate_factor": factor}
+        return optimizer.tx.update(params, state, params, **given)[0]
+
+    whole, half = step(jnp.float32(1.0)), step(jnp.float32(0.5))
+    expected, _ = jax.jit(plain.tx.update)(params, state, params)
+    for path, update in named_leaves(whole).items():
+        np.testing.assert_allclose(update, named_leaves(expected)[path], rtol=1e-5)
+        np.testing.assert_allclose(0.5 * update, named_leaves(half)[path], rtol=1e-6)
+
+
+def test_the_table_says_in_which_geometry_a_parameter_is_measured():
+    c = changed(rules__rest__name="signum")
+    rows = {row.path: row for row in build(c, STRUCTS, matrix_specs=SPECS).table}
+    assert rows["blocks/0/qkv/kernel"].geometry == "spectral"
+    assert rows["blocks/0/qkv/kernel"].spec == SPECS["blocks/0/qkv/kernel"]
+    assert rows["embed/table"].geometry == "sign"
+    assert rows["blocks/0/mlp/bias"].spec is None

@@ -205,6 +205,23 @@ def test_values_on_hover_and_other_axes(tab, plain):
     assert seen.complaints == []
 
 
+def test_batch_and_noise_scales_are_curves_of_one_plot(tab, plain):
+    run = plain()
+    scales = {"oracle/noise_scale/spectral": 7.5, "oracle/noise_scale/euclidean": 6.0}
+    for step in (20, 40):
+        run.record(step, **scales, **{"train/batch_size": step * 0.4})
+    seen = tab()
+    seen.open(write_report(run.path))
+    lines = seen.plot("batch", "data.map((trace) => [trace.name, [...trace.y]])")
+    assert lines == [
+        ["batch size", [8, 16]],
+        ["spectral noise scale", [7.5, 7.5]],
+        ["euclidean noise scale", [6, 6]],
+    ]
+    assert seen.plot("batch", "layout.yaxis.type") == "log"
+    assert seen.complaints == []
+
+
 def test_what_is_folded_is_drawn_when_it_opens(tab, troubled):
     seen = tab(400)
     seen.open(write_report(troubled.path))

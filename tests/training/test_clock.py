@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from jopt.training import _loop
+from jopt.training import _clock
 
 
 def test_what_comes_after_the_last_step_changes_nothing(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(_loop.time, "monotonic", lambda: now)
-    clock = _loop._Clock()
+    monkeypatch.setattr(_clock.time, "monotonic", lambda: now)
+    clock = _clock.Clock()
     now = 100.0
     clock.start()
     for secs, pause, rate in ((2.0, 50.0, 8.0), (2.0, 0.0, 8.0), (4.0, 999.0, 6.0)):
