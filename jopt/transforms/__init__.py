@@ -1,5 +1,6 @@
 """Gradient transformations: momentum, geometries, scaling by shape."""
 
+from jopt.linalg._stacks import map_matrices
 from jopt.transforms._alternate import alternate, alternating_schedule, is_due
 from jopt.transforms._balanced import balanced
 from jopt.transforms._brake import radial_brake
@@ -9,7 +10,7 @@ from jopt.transforms._clip import clip_by_global_norm
 from jopt.transforms._counted import CountedGeometry, CountedState, counted_descent
 from jopt.transforms._dion import DionState, scale_by_dion
 from jopt.transforms._dion2 import scale_by_dion2
-from jopt.transforms._dispatch import map_matrices, map_stacks
+from jopt.transforms._dispatch import map_stacks
 from jopt.transforms._floor import update_floor
 from jopt.transforms._geometry_switch import scale_by_geometry_switch
 from jopt.transforms._hyperball import HyperballState, hyperball

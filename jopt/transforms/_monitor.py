@@ -13,8 +13,8 @@ import optax
 
 from jopt.errors import ConfigError
 from jopt.linalg import normalize
+from jopt.linalg._stacks import join_matrices
 from jopt.matrix import MatrixSpec
-from jopt.transforms._dispatch import join_matrices
 from jopt.transforms._layer_tables import FIGURES, LAYERS, NOT_MEASURED
 from jopt.transforms._specs import (
     MatrixSpecs,
