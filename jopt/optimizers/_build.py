@@ -38,7 +38,7 @@ class Optimizer(NamedTuple):
 
     Attributes:
         tx: the transformation for the whole tree.
-        needs: extra args that `tx.update` must be given; any others are optional.
+        needs: extra args that `tx.update` is to be given; any others are optional.
         table: one row for each parameter, for `explain`.
     """
 
@@ -143,7 +143,7 @@ def build(
     )
     if clip is not None:
         tx = optax.chain(clip_by_global_norm(clip), tx)
-    needs = frozenset().union(*(rule.entry.needs for rule in rules))
+    needs = frozenset().union(*(rule.needs for rule in rules))
     if given:
         needs |= {"learning_rate_factor"}
     if threshold is not None:

@@ -14,14 +14,17 @@ from jopt.optimizers import Optimizer
 from jopt.training._oracles import Gradients, Oracle
 from jopt.training._state import TrainState
 from jopt.transforms import (
-    LAYERS,
+    GEOMETRY,
+    TABLES,
     MonitorState,
     SkipState,
+    SwitchState,
     layer_metrics,
+    merge_geometry,
     select,
     unmonitored,
 )
-from jopt.tree import global_norm, path_string
+from jopt.tree import global_norm, named_leaves, path_string
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -71,8 +74,8 @@ def make_step(
             "train/update_norm": global_norm(updates),
             "train/param_norm": global_norm(params),
             **{f"optim/{name}": x for name, x in factor.items()},
-            **state_metrics(opt_state),
-            **state_metrics(oracle_state, "oracle"),
+            **state_metrics(opt_state, params),
+            **state_metrics(oracle_state, params, "oracle"),
         }
         new_state = TrainState(
             step=state.step + 1,
@@ -107,23 +110,28 @@ def _extra_args(
     return {name: available[name] for name in needs}
 
 
-def state_metrics(opt_state: PyTree, root: str = "optim") -> Metrics:
+def state_metrics(state: PyTree, params: PyTree, root: str = "optim") -> Metrics:
     """The `metrics` of all states in a tree, each named by its path below `root`.
 
     States inside a state that reports are found too. That of a `monitor` around all is
     `layers`, and what it wraps is named as if it were not there; a monitor further in
-    does not know all layers and is passed over.
+    does not know all layers and is passed over. The tables of all geometry switches are
+    one, `geometry`, with a row for each leaf of `params`.
     """
     found: Metrics = {}
-    for path, node in _reporting(opt_state, ()):
+    tables = []
+    for path, node in _reporting(state, ()):
         name = path_string(path)
         prefix = f"{root}/{name}/" if name else f"{root}/"
         if isinstance(node, MonitorState):
-            if node is not opt_state:
+            if node is not state:
                 continue
             prefix = ""
-        found |= {f"{prefix}{key}": value for key, value in node.metrics.items()}
-    return found
+        numbers = dict(node.metrics)
+        if isinstance(node, SwitchState):
+            tables.append((list(named_leaves(node.choice)), numbers.pop(GEOMETRY)))
+        found |= {f"{prefix}{key}": value for key, value in numbers.items()}
+    return found | ({GEOMETRY: merge_geometry(tables, params)} if tables else {})
 
 
 def written(metrics: Mapping[str, Any], params: PyTree) -> dict[str, float]:
@@ -137,7 +145,7 @@ def written(metrics: Mapping[str, Any], params: PyTree) -> dict[str, float]:
     >>> written(metrics, {"bias": np.zeros(3)})
     {'train/loss': 2.0}
     """
-    others = {name: x for name, x in metrics.items() if name != LAYERS}
+    others = {name: x for name, x in metrics.items() if name not in TABLES}
     layers = layer_metrics(metrics, params)
     numbers = {name: float(x) for name, x in (others | layers).items()}
     return {

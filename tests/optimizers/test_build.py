@@ -451,22 +451,30 @@ def test_explain_is_aligned_and_totals():
     assert totals.splitlines()[-1].split() == ["total", "5", "142", "912"]
 
 
+def constructed(name):
+    """An optimizer, parameters, and the extra args that it needs."""
+    entry = CATALOG[name]
+    tx = optax.with_extra_args_support(entry.constructor(lambda step: 0.1))
+    params = {"w": jnp.ones((2, 3))}
+    extra = dict.fromkeys(entry.needs_of({}) & {"half_difference"}, params)
+    return tx, params, extra
+
+
 @pytest.mark.parametrize("name", CATALOG)
 def test_catalog_constructors_take_what_rules_pass(name):
-    tx = CATALOG[name].constructor(learning_rate=lambda step: 0.1)
-    params = {"w": jnp.ones((2, 3))}
-    found, _ = jax.eval_shape(tx.update, params, tx.init(params), params)
+    tx, params, extra = constructed(name)
+    update = functools.partial(tx.update, **extra)
+    found, _ = jax.eval_shape(update, params, tx.init(params), params)
     assert found["w"].shape == (2, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CATALOG)
 def test_catalog_constructors_descend(name):
-    tx = CATALOG[name].constructor(learning_rate=lambda step: 0.1)
-    params = {"w": jnp.ones((2, 3))}
+    tx, params, extra = constructed(name)
     state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(2):  # SOAP only looks in the first step.
-        updates, state = update(params, state, params)
+        updates, state = update(params, state, params, **extra)
     assert float(jnp.sum(updates["w"])) < 0
 
 
