@@ -31,6 +31,7 @@ class Row(NamedTuple):
             optimizer that does not see matrices.
         scale: factor on the update of each block; None where it depends on the values.
         state_bytes: optimizer state of this parameter alone.
+        needs: extra args that the optimizer must be given.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Row(NamedTuple):
     matrices: tuple[tuple[int, int, int], ...]
     scale: tuple[float | None, ...]
     state_bytes: int
+    needs: frozenset[str]
 
 
 def make_table(
@@ -78,6 +80,7 @@ def make_table(
                 blocks,
                 scale,
                 state_bytes[path],
+                rule.entry.needs,
             )
         )
     return tuple(rows)

@@ -17,6 +17,7 @@ from jopt.linalg import default_compute_dtype
 from jopt.optimizers import Optimizer, build
 from jopt.parallel import batch_sharding, make_mesh, put_batch, shard_parameters
 from jopt.training._config import validate
+from jopt.training._grams import Grams, choose_grams
 from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype
 from jopt.training._state import TrainState, state_factory, state_shardings
@@ -125,11 +126,13 @@ def make_plan(config: ConfigDict) -> Plan:
         model,
     )
     watched = model.attention if "max_attention_logits" in optimizer.needs else ()
+    grams = _grams(optimizer, config, model, batch)
     oracle = value_and_grad(
-        task.objective(model, taps=tuple(watched)),
+        task.objective(model, taps=(*watched, *(grams.taps if grams else ()))),
         accumulation=config.train.accumulation,
         half_difference=config.oracle.half_difference
         or "half_difference" in optimizer.needs,
+        grams=grams,
     )
     shapes = jax.eval_shape(_make_state(config, task, model, optimizer, oracle))
     shapes = _placed(shapes, state_shardings(shapes, mesh))
@@ -158,6 +161,16 @@ def _monitored(
         return optimizer
     tx = monitor(optimizer.tx, every_steps, matrix_specs=model.matrix_specs)
     return optimizer._replace(tx=tx)
+
+
+def _grams(
+    optimizer: Optimizer, config: ConfigDict, model: models.Model, batch: Any
+) -> Grams | None:
+    """Those that the rules need which ask for them; None where no rule does."""
+    if "activation_grams" not in optimizer.needs:
+        return None
+    paths = [row.path for row in optimizer.table if "activation_grams" in row.needs]
+    return choose_grams(model, batch, paths, token_grams=config.oracle.token_grams)
 
 
 def _make_state(
