@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jopt import linalg, optimizers, transforms
+    from jopt import criteria, linalg, optimizers, transforms
     from jopt.errors import (
         CheckpointError,
         ConfigError,
@@ -77,6 +77,7 @@ __all__ = [
     "aurora",
     "cautious_weight_decay",
     "clip_by_global_norm",
+    "criteria",
     "describe_labels",
     "dion",
     "dion2",
@@ -119,7 +120,7 @@ __all__ = [
     "update_floor",
 ]
 
-_SUBPACKAGES = ("linalg", "optimizers", "transforms")
+_SUBPACKAGES = ("criteria", "linalg", "optimizers", "transforms")
 # From the lowest layer up: a name is looked for where the least has to be loaded.
 _HOMES = (
     "jopt.errors",

@@ -1,0 +1,57 @@
+"""Unit steepest directions of the geometries that are compared."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jopt.criteria._stats import STATS_METHODS
+from jopt.criteria._views import View
+from jopt.errors import check_choice
+from jopt.linalg import orthogonalize, widened
+from jopt.linalg._norms import NuclearMethod
+
+
+class Directions(NamedTuple):
+    """Where each geometry goes; arrays, or trees of arrays, like the gradient.
+
+    Attributes:
+        sign: sign(G), of largest entry 1.
+        spectral: polar(G), of largest singular value 1.
+    """
+
+    sign: jax.Array
+    spectral: jax.Array
+
+
+def steepest_directions(
+    g: jax.Array, matrix_spec: View = None, *, method: NuclearMethod = "polar"
+) -> Directions:
+    """sign(G) and polar(G) of each matrix, float32 or wider, in the shape of `g`.
+
+    Args:
+        g: gradient or momentum.
+        matrix_spec: as in `half_split_stats`.
+        method: of the polar factor. `polar`: 8 Polar Express steps in float32, which
+            bring singular values above 1e-3 ||G||_F to 1 within 1e-4; `svd`: exact.
+
+    Cost: one polar factor. XLA computes it once in a program that also takes
+    `half_split_stats` of the same array only if that is told so: it does not.
+    Fails: `ShapeError` for integers or too few axes; `ConfigError` for another method.
+
+    >>> directions = steepest_directions(jnp.array([[3.0, 0.0], [0.0, -2.0]]))
+    >>> directions.spectral.round(4).tolist()
+    [[1.0, 0.0], [0.0, -1.0]]
+    """
+    check_choice("method of the statistics", method, STATS_METHODS)
+    g = widened(g)
+    polar = orthogonalize(
+        g,
+        method="newton_schulz" if method == "polar" else "svd",
+        coeffs="polar_express",
+        compute_dtype=g.dtype,
+        matrix_spec=matrix_spec,
+    )
+    return Directions(jnp.sign(g), polar)
