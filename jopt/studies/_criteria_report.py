@@ -104,14 +104,15 @@ def rows_of(
     chosen = found.index(curvature)
     scales = found.noise_scales(batch)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log(found.nuclear_rank / found.stable_rank)
+        nuclear_rank = found.nuclear_rank
+        ratio = np.log(nuclear_rank / found.stable_rank)
     columns: dict[str, Any] = {
         "index": chosen.index,
         "det_term": chosen.det_term,
         "noise_term": chosen.noise_term,
         "log_snr_ratio": chosen.log_snr_ratio,
         **{f"index_{mode}": found.index(mode).index for mode in CURVATURE_MODES},
-        "nuclear_rank": found.nuclear_rank,
+        "nuclear_rank": nuclear_rank,
         "stable_rank": found.stable_rank,
         "log_nr_over_st": ratio,
         "noise_euclidean": scales.euclidean,

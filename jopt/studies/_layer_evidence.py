@@ -21,14 +21,13 @@ from jopt.criteria import (
     SpecSignIndex,
     curvature_modes,
     noise_scale,
-    nuclear_rank,
     spec_sign_index,
     stable_rank_from_gram,
     tree_curvature,
     tree_directions,
     tree_stats,
 )
-from jopt.criteria._views import each_matrix, gram_stack, repeated
+from jopt.criteria._views import gram_stack, repeated
 from jopt.matrix import MatrixSpec
 from jopt.training._grams import choose_grams
 from jopt.training._oracles import value_and_grad
@@ -48,14 +47,17 @@ class Evidence(NamedTuple):
     Attributes:
         stats: signal and noise at the run's batch size.
         curvature: by mode; weights without a Gram matrix have `dimension` in each.
-        nuclear_rank: of the gradient.
         stable_rank: of the activations; NaN without a Gram matrix.
     """
 
     stats: GeometryStats
     curvature: dict[str, Curvature]
-    nuclear_rank: jax.Array
     stable_rank: jax.Array
+
+    @property
+    def nuclear_rank(self) -> jax.Array:
+        """(||G||_nuc / ||G||_F)^2 of the gradient; NaN where it is zero."""
+        return (self.stats.s_nuc / self.stats.s_fro) ** 2
 
     def index(self, mode: str) -> SpecSignIndex:
         """The Spec-Sign index with the curvature of a mode, or `none`."""
@@ -129,7 +131,6 @@ def measure(
         evidence = Evidence(
             _joined(stats, views),
             curvature,
-            _joined({p: _nuclear_rank(leaves[p], views[p]) for p in views}, views),
             _joined(_stable_ranks(found_grams, leaves, views), views),
         )
         return evidence, directions
@@ -161,10 +162,6 @@ def _joined(by_path: Mapping[str, Any], views: Views) -> Any:
     """One array over all matrices in place of one for each weight."""
     parts = [by_path[path] for path in views]
     return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-
-
-def _nuclear_rank(grad: jax.Array, spec: MatrixSpec) -> jax.Array:
-    return each_matrix(lambda x: nuclear_rank(x, "polar"), spec, grad)
 
 
 def _stable_ranks(

@@ -73,6 +73,8 @@ class Grams:
         can take for a measurement.
         """
         sources = self.sources
+        if not sources:
+            return {}
         wanted = {tap: jax.lax.stop_gradient(taps[tap]) for tap in self.taps}
 
         def measured(taps: Mapping[str, jax.Array]) -> list[jax.Array]:

@@ -38,13 +38,11 @@ def make_step(
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        due = {}
+        if "activation_grams" in optimizer.needs:
+            due["grams_due"] = grams_due(state.opt_state)
         gradients, oracle_state = oracle.apply(
-            state.oracle_state,
-            state.params,
-            state.model_state,
-            batch,
-            key,
-            grams_due(state.opt_state),
+            state.oracle_state, state.params, state.model_state, batch, key, **due
         )
         updates, opt_state = optimizer.tx.update(
             gradients.grads,
