@@ -12,7 +12,8 @@ from jopt.reporting import markdown_table
 from jopt.studies.statistics import proportion_interval
 
 PHASES = ("early", "middle", "late")
-SHARED = ("all", *PHASES)  # groups that are no kind of layer
+CLEAR = 2.0  # standard errors
+SHARED = ("all", "clear", *PHASES)  # groups that are no kind of layer
 
 
 class Case(NamedTuple):
@@ -24,6 +25,7 @@ class Case(NamedTuple):
         matrix: its name.
         kind: its path without numbers.
         gain_sign, gain_spectral: decrease of the held-out loss.
+        gap_error: standard error of their difference.
         says: rule -> whether it prefers the spectral step.
     """
 
@@ -33,6 +35,7 @@ class Case(NamedTuple):
     kind: str
     gain_sign: float
     gain_spectral: float
+    gap_error: float
     says: Mapping[str, bool]
 
     @property
@@ -40,6 +43,12 @@ class Case(NamedTuple):
         """Whether one geometry gained more; NaN and equal gains say nothing."""
         both = self.gain_sign, self.gain_spectral
         return bool(np.isfinite(both).all()) and both[0] != both[1]
+
+    @property
+    def clear(self) -> bool:
+        """Whether the gains differ by more than `CLEAR` standard errors."""
+        gap = abs(self.gain_spectral - self.gain_sign)
+        return self.decided and gap > CLEAR * self.gap_error
 
     def right(self, rule: str) -> bool:
         """Whether a rule prefers what gained more."""
@@ -53,15 +62,16 @@ class Agreement(NamedTuple):
         right, count: decided cases, and those in which the rule was right.
         low, high: Wilson interval at 95 % of the share. Cases of one run are not
             independent, so it is too narrow.
-        kept: sum of the gains that the rule's choices have over the sum of the larger
-            ones; NaN where that sum is not positive.
+        gain, best: mean gain of what the rule chose, and of the better geometry, which
+            no rule can know; NaN without cases.
     """
 
     right: int
     count: int
     low: float
     high: float
-    kept: float
+    gain: float
+    best: float
 
 
 def kind_of(matrix: str) -> str:
@@ -86,23 +96,23 @@ def phase_of(step: int, steps: int) -> str:
 def agreement(cases: Iterable[Case], rule: str) -> Agreement:
     """How a rule does on some cases.
 
-    >>> case = Case(1, "early", "w", "w", 0.1, 0.2, {"snr": True})
+    >>> case = Case(1, "early", "w", "w", 0.1, 0.2, 0.01, {"snr": True})
     >>> found = agreement([case, case._replace(gain_sign=0.3)], "snr")
-    >>> found.right, found.count, round(found.kept, 2)
-    (1, 2, 0.8)
+    >>> found.right, found.count, found.gain, found.best
+    (1, 2, 0.2, 0.25)
     """
     decided = [case for case in cases if case.decided]
     right = sum(case.right(rule) for case in decided)
     low, high = proportion_interval(right, len(decided))
-    chosen = sum(c.gain_spectral if c.says[rule] else c.gain_sign for c in decided)
-    best = sum(max(c.gain_spectral, c.gain_sign) for c in decided)
-    kept = float(chosen / best) if best > 0 else float("nan")
-    return Agreement(right, len(decided), low, high, kept)
+    chosen = [c.gain_spectral if c.says[rule] else c.gain_sign for c in decided]
+    best = [max(c.gain_spectral, c.gain_sign) for c in decided]
+    means = (float(np.mean(x)) if x else float("nan") for x in (chosen, best))
+    return Agreement(right, len(decided), low, high, *means)
 
 
 def groups(cases: Sequence[Case]) -> dict[str, list[Case]]:
-    """All cases, those of each phase, and those of each kind of layer."""
-    found: dict[str, list[Case]] = {"all": list(cases)}
+    """All cases, the clear ones, those of each phase and of each kind of layer."""
+    found = {"all": list(cases), "clear": [case for case in cases if case.clear]}
     ways: list[tuple[Callable[[Case], str], Sequence[str]]] = [
         (lambda case: case.phase, PHASES),
         (lambda case: case.kind, sorted({case.kind for case in cases})),
@@ -129,12 +139,20 @@ def agreement_table(
 ) -> str:
     """A row for each rule in some groups: the share that was right, its interval."""
     rows = [
-        [group, rule, _share(x.right, x.count), _interval(x), x.count, _number(x.kept)]
+        [
+            group,
+            rule,
+            _share(x.right, x.count),
+            _interval(x),
+            x.count,
+            _milli(x.gain),
+            _milli(x.best),
+        ]
         for group, by_rule in found.items()
         if group in shown
         for rule, x in by_rule.items()
     ]
-    header = ["where", "rule", "right", "95 %", "n", "gain kept"]
+    header = ["where", "rule", "right", "95 %", "n", "gain", "best"]
     return markdown_table(header, rows)
 
 
@@ -161,5 +179,5 @@ def _interval(found: Agreement) -> str:
     return f"{found.low:.2f} to {found.high:.2f}" if found.count else "-"
 
 
-def _number(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "-"
+def _milli(value: float) -> str:
+    return f"{1000 * value:.2f}" if np.isfinite(value) else "-"

@@ -27,12 +27,15 @@ class Gains(NamedTuple):
 
     Attributes:
         sign, spectral: on data that chose neither direction nor size; can be negative.
+        gap_error: standard error of their difference over the batches that judge, of
+            which all saw the same directions.
         sign_size, spectral_size: relative sizes that were chosen, means over the
             choices; 0 where no step helped.
     """
 
     sign: np.ndarray
     spectral: np.ndarray
+    gap_error: np.ndarray
     sign_size: np.ndarray
     spectral_size: np.ndarray
 
@@ -120,10 +123,14 @@ def gains_on_other_data(
         tables: of each direction, `loss_table` on H >= 2 batches that have no part in
             any of them.
     """
-    table = np.stack(tables)  # (directions, H, R + 1, P, G)
-    halves = table[:, ::2].mean((0, 1)), table[:, 1::2].mean((0, 1))
-    found = [_judged(*pair, sizes) for pair in (halves, halves[::-1])]
-    return _mean(found)
+    table = np.mean(tables, axis=0)  # (H, R + 1, P, G)
+    halves = table[::2], table[1::2]
+    found = [
+        _judged(chooses.mean(0), judges, sizes)
+        for chooses, judges in (halves, halves[::-1])
+    ]
+    gain_HPG = np.concatenate([gain for gain, _ in found])
+    return _summary(gain_HPG, np.mean([size for _, size in found], axis=0))
 
 
 def gains_on_own_data(
@@ -141,20 +148,27 @@ def gains_on_own_data(
         tables: likewise on other batches, which judge.
     """
     pairs = zip(own, tables, strict=True)
-    return _mean([_judged(o.mean(0), t.mean(0), sizes) for o, t in pairs])
+    found = [_judged(o.mean(0), t, sizes) for o, t in pairs]
+    gain_HPG, size_PG = (np.mean(part, axis=0) for part in zip(*found, strict=True))
+    return _summary(gain_HPG, size_PG)
 
 
-def _judged(chooses: np.ndarray, judges: np.ndarray, sizes: Sequence[float]) -> Gains:
-    """The decrease in one table (R + 1, P, G) at the lowest places of another."""
+def _judged(
+    chooses: np.ndarray, judges: np.ndarray, sizes: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The decreases in some tables (H, R + 1, P, G) at the lowest places of another.
+
+    And the sizes there, (P, G).
+    """
     best_PG = chooses.argmin(axis=0)
-    lowest = np.take_along_axis(judges, best_PG[None], axis=0)[0]
-    gain_PG = judges[0] - lowest
-    size_PG = np.array([0.0, *sizes])[best_PG]
-    return Gains(*gain_PG.T, *size_PG.T)
+    lowest = np.take_along_axis(judges, best_PG[None, None], axis=1)[:, 0]
+    return judges[:, 0] - lowest, np.array([0.0, *sizes])[best_PG]
 
 
-def _mean(found: Sequence[Gains]) -> Gains:
-    return Gains(*(np.mean(field, axis=0) for field in zip(*found, strict=True)))
+def _summary(gain_HPG: np.ndarray, size_PG: np.ndarray) -> Gains:
+    gap_HP = gain_HPG[..., 1] - gain_HPG[..., 0]
+    error_P = gap_HP.std(axis=0, ddof=1) / len(gap_HP) ** 0.5
+    return Gains(*gain_HPG.mean(axis=0).T, error_P, *size_PG.T)
 
 
 def _relative(directions: Any, params: Any, views: Views) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_probe_and_audit_of_a_run(run, capsys):
     # What a save that is going on looks like to a reader.
     (run / "checkpoints/12").mkdir()

@@ -107,6 +107,8 @@ def test_gain_is_that_of_the_size_that_others_chose():
     np.testing.assert_allclose(found.sign, [0.75])
     np.testing.assert_allclose(found.spectral, [0.75])
     np.testing.assert_allclose(found.sign_size, [1.5])
+    # Differences of the batches: -3/2, 3/2, -3/2, 3/2.
+    np.testing.assert_allclose(found.gap_error, np.sqrt(4 * 1.5**2 / 3 / 4))
     own = quadratic([(4.0, -1.0)], sizes)
     found = gains_on_own_data([own], [table], sizes)
     # 4 is too long for a slope of 1.5; no step at all is chosen for the other.
@@ -115,24 +117,26 @@ def test_gain_is_that_of_the_size_that_others_chose():
 
 
 def case(**changes):
-    return Case(1, "early", "w", "w", 0.1, 0.3, {"rule": True})._replace(**changes)
+    start = Case(1, "early", "w", "w", 0.1, 0.3, 0.05, {"rule": True})
+    return start._replace(**changes)
 
 
 def test_equal_and_unknown_gains_decide_nothing():
     cases = [
         case(),
-        case(says={"rule": False}, kind="v"),
+        case(says={"rule": False}, kind="v", gap_error=0.15),
         case(gain_sign=0.3),
         case(gain_spectral=np.nan),
     ]
     found = agreement(cases, "rule")
     assert (found.right, found.count) == (1, 2)
-    np.testing.assert_allclose(found.kept, (0.3 + 0.1) / 0.6)
+    np.testing.assert_allclose([found.gain, found.best], [0.2, 0.3])
     by_group = agreements(cases)
     assert by_group["v"]["rule"].count == by_group["w"]["rule"].count == 1
+    assert by_group["clear"]["rule"].count == 1
     assert by_group["all"]["rule"] == by_group["early"]["rule"] == found
     assert "0.00" in share_table(by_group) and "1.00" in share_table(by_group)
-    assert agreements([]) == {"all": {}}
+    assert agreements([]) == {"all": {}, "clear": {}}
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
@@ -143,4 +147,5 @@ def test_interval_holds_the_share_as_often_as_it_says(share):
         low <= share <= high
         for low, high in (proportion_interval(k, count) for k in range(count + 1))
     ]
-    assert 0.93 <= chances[held].sum() <= 0.99
+    # On average over shares it is 0.95; for a single one it goes up and down.
+    assert 0.92 <= chances[held].sum() <= 0.98

@@ -11,35 +11,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.models import transformer_lm
-from jopt.objectives import language_model
+from jopt.models import mlp
+from jopt.objectives import classification
 from jopt.parallel import batch_sharding, make_mesh, put_batch, shard_parameters
 from jopt.training._grams import choose_grams
 from jopt.training._oracles import value_and_grad
 from jopt.tree import named_leaves
 
 ROWS = 8
-MODEL = transformer_lm(
-    {"vocab_size": 11, "num_layers": 1, "embed_dim": 8, "num_heads": 2}
-)
+MODEL = mlp({"input_dim": 6, "hidden_dim": 8, "num_layers": 1})
 
 
 def main() -> None:
-    ids = np.random.default_rng(0).integers(11, size=(ROWS, 6), dtype=np.int32)
-    batch = {"inputs": ids, "targets": ids, "mask": np.ones(ids.shape, np.float32)}
+    inputs = np.random.default_rng(0).normal(size=(ROWS, 6)).astype(np.float32)
+    batch = {
+        "inputs": inputs,
+        "targets": np.arange(ROWS, dtype=np.int32) % 10,
+        "mask": np.ones(ROWS, np.float32),
+    }
     params, state = MODEL.init(jax.random.key(0), batch)
-    grams = choose_grams(MODEL, batch, MODEL.taps, token_grams=True)
+    grams = choose_grams(MODEL, batch, MODEL.taps)
     _, _, taps = MODEL.apply(
         params, state, batch, key=None, train=False, taps=grams.taps
     )
     exact = {}
     for path, (tap, _, fan_in) in grams.weights.items():
-        x = np.asarray(taps[tap])
-        whole = np.eye(fan_in)[x] if x.dtype == np.int32 else x.astype(np.float64)
-        rows = whole.reshape(-1, fan_in)
+        rows = np.asarray(taps[tap], np.float64).reshape(-1, fan_in)
         exact[path] = rows.T @ rows / len(rows)
 
-    gradient = jax.jit(jax.grad(language_model(MODEL), has_aux=True))
+    gradient = jax.jit(jax.grad(classification(MODEL), has_aux=True))
 
     def half(keep: np.ndarray) -> dict[str, jax.Array]:
         part = {name: rows[keep] for name, rows in batch.items()}
@@ -52,7 +52,7 @@ def main() -> None:
         rows = put_batch(batch, batch_sharding(mesh))
         for count in counts:
             oracle = value_and_grad(
-                language_model(MODEL, taps=grams.taps),
+                classification(MODEL, taps=grams.taps),
                 accumulation=count,
                 half_difference=True,
                 grams=grams,
