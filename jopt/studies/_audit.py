@@ -168,7 +168,9 @@ def _judged(
 def _summary(gain_HPG: np.ndarray, size_PG: np.ndarray) -> Gains:
     gap_HP = gain_HPG[..., 1] - gain_HPG[..., 0]
     error_P = gap_HP.std(axis=0, ddof=1) / len(gap_HP) ** 0.5
-    return Gains(*gain_HPG.mean(axis=0).T, error_P, *size_PG.T)
+    sign, spectral = gain_HPG.mean(axis=0).T
+    sign_size, spectral_size = size_PG.T
+    return Gains(sign, spectral, error_P, sign_size, spectral_size)
 
 
 def _relative(directions: Any, params: Any, views: Views) -> dict[str, Any]:

@@ -137,9 +137,9 @@ def _written(
 
 def rules(found: Evidence) -> dict[str, np.ndarray]:
     """Rule -> whether it prefers the spectral step, for each matrix."""
-    said = {"snr": np.asarray(found.index("none").log_snr_ratio) > 0}
+    said = {"snr": np.asarray(found.spec_sign("none").log_snr_ratio) > 0}
     for mode in CURVATURE_MODES:
-        index = found.index(mode)
+        index = found.spec_sign(mode)
         said[f"det {mode}"] = np.asarray(index.det_term) > 0
         said[f"index {mode}"] = np.asarray(index.choose_spectral)
     said["always spectral"] = np.ones_like(said["snr"])

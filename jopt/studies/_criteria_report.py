@@ -101,7 +101,7 @@ def rows_of(
     batch: int,
 ) -> list[Row]:
     """One row for each matrix: everything that the criteria say of it."""
-    chosen = found.index(curvature)
+    chosen = found.spec_sign(curvature)
     scales = found.noise_scales(batch)
     with np.errstate(divide="ignore", invalid="ignore"):
         nuclear_rank = found.nuclear_rank
@@ -111,7 +111,7 @@ def rows_of(
         "det_term": chosen.det_term,
         "noise_term": chosen.noise_term,
         "log_snr_ratio": chosen.log_snr_ratio,
-        **{f"index_{mode}": found.index(mode).index for mode in CURVATURE_MODES},
+        **{f"index_{mode}": found.spec_sign(mode).index for mode in CURVATURE_MODES},
         "nuclear_rank": nuclear_rank,
         "stable_rank": found.stable_rank,
         "log_nr_over_st": ratio,

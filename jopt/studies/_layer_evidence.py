@@ -19,7 +19,6 @@ from jopt.criteria import (
     GeometryStats,
     NoiseScale,
     SpecSignIndex,
-    curvature_modes,
     noise_scale,
     spec_sign_index,
     stable_rank_from_gram,
@@ -59,7 +58,7 @@ class Evidence(NamedTuple):
         """(||G||_nuc / ||G||_F)^2 of the gradient; NaN where it is zero."""
         return (self.stats.s_nuc / self.stats.s_fro) ** 2
 
-    def index(self, mode: str) -> SpecSignIndex:
+    def spec_sign(self, mode: str) -> SpecSignIndex:
         """The Spec-Sign index with the curvature of a mode, or `none`."""
         curvature = self.curvature.get(mode, Curvature(None, None))
         return spec_sign_index(self.stats, curvature)
@@ -104,7 +103,7 @@ def measure(
         half_difference=True,
         grams=grams,
     )
-    origin = curvature_modes(grams.weights, views, "worst_case")
+    origins = {path: _origin(path in grams.weights) for path in views}
 
     @jax.jit
     def measured(
@@ -135,7 +134,11 @@ def measure(
         )
         return evidence, directions
 
-    return measured, {p: "gram" if m != "dimension" else m for p, m in origin.items()}
+    return measured, origins
+
+
+def _origin(measured: bool) -> str:
+    return "gram" if measured else "dimension"
 
 
 def mean(found: Iterable[Evidence]) -> Evidence:
