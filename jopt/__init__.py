@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         soap,
         soap_muon,
         spec_gd,
+        spec_sign,
     )
     from jopt.transforms import (
         cautious_weight_decay,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         radial_brake,
         scale_by_dion,
         scale_by_dion2,
+        scale_by_geometry_switch,
         scale_by_momentum,
         scale_by_orthogonalization,
         scale_by_second_moment,
@@ -99,6 +101,7 @@ __all__ = [
     "radial_brake",
     "scale_by_dion",
     "scale_by_dion2",
+    "scale_by_geometry_switch",
     "scale_by_momentum",
     "scale_by_orthogonalization",
     "scale_by_second_moment",
@@ -116,6 +119,7 @@ __all__ = [
     "soap",
     "soap_muon",
     "spec_gd",
+    "spec_sign",
     "transforms",
     "update_floor",
 ]

@@ -37,21 +37,31 @@ def steepest_directions(
         method: of the polar factor. `polar`: 8 Polar Express steps in float32, which
             bring singular values above 1e-3 ||G||_F to 1 within 1e-4; `svd`: exact.
 
-    Cost: one polar factor. XLA computes it once in a program that also takes
-    `half_split_stats` of the same array only if that is told so: it does not.
+    Cost: one polar factor; handed to `signal_noise_stats` as `polar`, it is the only
+    one of G.
     Fails: `ShapeError` for integers or too few axes; `ConfigError` for another method.
 
     >>> directions = steepest_directions(jnp.array([[3.0, 0.0], [0.0, -2.0]]))
     >>> directions.spectral.round(4).tolist()
     [[1.0, 0.0], [0.0, -1.0]]
     """
-    check_choice("method of the statistics", method, STATS_METHODS)
     g = widened(g)
-    polar = orthogonalize(
-        g,
+    return Directions(jnp.sign(g), polar_factor(g, matrix_spec, method=method))
+
+
+def polar_factor(
+    x: jax.Array, matrix_spec: View = None, *, method: NuclearMethod = "polar"
+) -> jax.Array:
+    """The polar factor of each matrix as accurately as the statistics have it.
+
+    >>> polar_factor(2 * jnp.eye(2)).round(4).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    check_choice("method of the statistics", method, STATS_METHODS)
+    return orthogonalize(
+        x,
         method="newton_schulz" if method == "polar" else "svd",
         coeffs="polar_express",
-        compute_dtype=g.dtype,
+        compute_dtype=widened(x).dtype,
         matrix_spec=matrix_spec,
     )
-    return Directions(jnp.sign(g), polar)

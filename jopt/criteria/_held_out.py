@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jopt.criteria._curvature import Curvature, log_curvature_ratio
 from jopt.criteria._directions import steepest_directions
 from jopt.criteria._moments import check_microbatches
+from jopt.criteria._stats import inner
 from jopt.criteria._views import View, each_matrix
 from jopt.linalg import normalize, widened
 from jopt.linalg._norms import NuclearMethod
@@ -52,22 +53,22 @@ def held_out_alignment(
     References: our reconstruction ("derived"), see `half_split_stats`.
 
     >>> same_KMN = jnp.stack([jnp.eye(3)] * 4)
-    >>> [float(x.round(3)) for x in held_out_alignment(same_KMN)]
+    >>> [round(float(x), 3) for x in held_out_alignment(same_KMN)]
     [3.0, 3.0, 1.732]
     """
-    check_microbatches("held_out_alignment", microbatch_grads_K)
+    check_microbatches("held_out_alignment", microbatch_grads_K, matrix_spec)
     count = len(microbatch_grads_K)
 
     def alignment(x_KMN: jax.Array) -> Alignment:
         x_KMN = widened(x_KMN)
         others_KMN = (jnp.sum(x_KMN, axis=0) - x_KMN) / (count - 1)
-        sign_KMN, polar_KMN = steepest_directions(others_KMN, method=method)
+        directions = steepest_directions(others_KMN, method=method)
         unit_KMN = normalize(others_KMN)
 
         def mean_inner(d_KMN: jax.Array) -> jax.Array:
-            return jnp.mean(jnp.sum(x_KMN * d_KMN, axis=(-2, -1)), axis=0)
+            return jnp.mean(inner(x_KMN, d_KMN), axis=0)
 
-        return Alignment(*map(mean_inner, (sign_KMN, polar_KMN, unit_KMN)))
+        return Alignment(*map(mean_inner, (*directions, unit_KMN)))
 
     return each_matrix(alignment, matrix_spec, microbatch_grads_K, leading=1)
 
@@ -87,11 +88,11 @@ def held_out_index(alignment: Alignment, curvature: Curvature) -> jax.Array:
     [0.0, inf]
     """
     spectral, sign = alignment.spectral, alignment.sign
-    # NaN is not <= 0 and stays visible.
     lost, lost_sign = spectral <= 0, sign <= 0
     gains = jnp.where(lost, 1, spectral), jnp.where(lost_sign, 1, sign)
     logs = [jnp.log(gain) for gain in gains]
     index = log_curvature_ratio(curvature) + 2 * (logs[0] - logs[1])
     index = jnp.where(lost_sign & ~lost, jnp.inf, index)
     index = jnp.where(lost & ~lost_sign, -jnp.inf, index)
-    return jnp.where(lost & lost_sign, 0.0, index)
+    index = jnp.where(lost & lost_sign, 0.0, index)
+    return jnp.where(jnp.isnan(spectral + sign), jnp.nan, index)

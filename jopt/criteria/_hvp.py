@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.criteria._curvature import Curvature
-from jopt.criteria._directions import Directions, steepest_directions
+from jopt.criteria._directions import Directions, polar_factor
+from jopt.criteria._stats import inner
 from jopt.criteria._views import each_matrix, leaves_with_views
 from jopt.linalg import widened
 from jopt.linalg._norms import NuclearMethod
+from jopt.linalg._stacks import map_matrices
 from jopt.matrix import MatrixSpec, as_matrix_spec, assemble, matrices
 from jopt.tree import PyTree, map_named
 
@@ -27,20 +29,15 @@ def tree_directions(
     >>> directions.sign["w"].tolist(), directions.sign["b"].tolist()
     ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
     """
-    found = {
-        path: steepest_directions(leaf, specs[path], method=method)
-        for path, (leaf,) in leaves_with_views(specs, grads).items()
-    }
+    leaves = {path: leaf for path, (leaf,) in leaves_with_views(specs, grads).items()}
+    views = {path: as_matrix_spec(spec) for path, spec in specs.items()}
+    wide = {path: widened(leaf) for path, leaf in leaves.items()}
+    polar = map_matrices(lambda x_SMN: polar_factor(x_SMN, method=method), wide, views)
 
-    def pick(which: str) -> PyTree:
-        return map_named(
-            lambda path, leaf: (
-                getattr(found[path], which) if path in found else jnp.zeros_like(leaf)
-            ),
-            grads,
-        )
+    def filled(found: Mapping[str, jax.Array]) -> PyTree:
+        return map_named(lambda p, g: found.get(p, jnp.zeros_like(g)), grads)
 
-    return Directions(pick("sign"), pick("spectral"))
+    return Directions(filled(jax.tree.map(jnp.sign, wide)), filled(polar))
 
 
 def curvature_from_hvp(
@@ -78,25 +75,20 @@ def curvature_from_hvp(
     >>> specs = {"w": MatrixSpec((0,), (1,))}
     >>> directions = tree_directions({"w": jnp.ones((2, 2))}, specs)
     >>> found = curvature_from_hvp(hvp, directions, specs)["w"]
-    >>> found.l_max.tolist(), found.l_op.round(3).tolist()
-    ([12.0], [3.0])
+    >>> [round(float(x), 3) for x in (found.l_max[0], found.l_op[0])]
+    [12.0, 3.0]
     """
     flips = {} if key is None else _flips(directions.sign, specs, key)
 
     def forms(direction: PyTree) -> dict[str, jax.Array]:
         moved = map_named(lambda p, d: d * flips[p] if p in flips else d, direction)
         pairs = leaves_with_views(specs, moved, hvp(moved))
-        return {path: _form(*pair, specs[path]) for path, pair in pairs.items()}
+        return {
+            path: each_matrix(inner, specs[path], *pair) for path, pair in pairs.items()
+        }
 
     sign, spectral = forms(directions.sign), forms(directions.spectral)
     return {path: Curvature(sign[path], spectral[path]) for path in specs}
-
-
-def _form(d: jax.Array, image: jax.Array, spec: MatrixSpec) -> jax.Array:
-    def inner(d: jax.Array, image: jax.Array) -> jax.Array:
-        return jnp.sum(widened(d) * widened(image), axis=(-2, -1))
-
-    return each_matrix(inner, spec, d, image)
 
 
 def _flips(

@@ -22,7 +22,7 @@ class SpecSignIndex(NamedTuple):
         choose_spectral: bool, the decision, see `choose_geometry`.
     """
 
-    index: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # it hides tuple.index
     det_term: jax.Array
     noise_term: jax.Array
     log_snr_ratio: jax.Array
@@ -71,8 +71,8 @@ def spec_sign_index(
 
     >>> stats = GeometryStats(*(jnp.array(x) for x in (4.0, 1.0, 8.0, 4.0, 2.0, 1.0)))
     >>> found = spec_sign_index(stats, Curvature(jnp.array(4.0), jnp.array(1.0)))
-    >>> float(found.det_term), float(found.noise_term.round(3))
-    (0.0, 0.811)
+    >>> [round(float(x), 3) for x in (found.det_term, found.noise_term)]
+    [0.0, 0.811]
     >>> bool(found.choose_spectral)
     True
     """
@@ -112,6 +112,7 @@ def choose_geometry(
     >>> bool(choose_geometry(jnp.array(-1.0), stats, previous=False))
     True
     """
+    hysteresis = jnp.asarray(hysteresis)
     kept = jnp.asarray(True if previous is None else previous, bool)
     spectral, sign = stats.s_nuc > stats.n_nuc, stats.s_l1 > stats.n_l1
     by_index = jnp.where(

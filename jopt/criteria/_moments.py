@@ -7,10 +7,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jopt.criteria._stats import STATS_METHODS, GeometryStats, dual_norms
+from jopt.criteria._stats import STATS_METHODS, GeometryStats
 from jopt.criteria._views import View, each_matrix
 from jopt.errors import ShapeError, check_choice
-from jopt.linalg import frobenius_norm, nuclear_norm, widened
+from jopt.linalg import frobenius_norm, geometry, nuclear_norm, widened
+from jopt.linalg._finite import check_matrices
 from jopt.linalg._norms import NuclearMethod
 
 # K microbatches; S stacked matrices; M, N fan-in and fan-out.
@@ -52,11 +53,11 @@ def moment_stats(
 
     >>> halves_KMN = jnp.stack([jnp.eye(2), -jnp.eye(2)])
     >>> stats = moment_stats(halves_KMN)
-    >>> float(stats.s_nuc), float(stats.n_nuc.round(3)), float(stats.n_fro.round(3))
-    (0.0, 2.0, 1.414)
+    >>> [round(float(x), 3) for x in (stats.s_nuc, stats.n_nuc, stats.n_fro)]
+    [0.0, 2.0, 1.414]
     """
     check_choice("method of the statistics", method, STATS_METHODS)
-    check_microbatches("moment_stats", microbatch_grads_K)
+    check_microbatches("moment_stats", microbatch_grads_K, matrix_spec)
 
     def stats(x_KMN: jax.Array) -> GeometryStats:
         return _moments(widened(x_KMN), method)
@@ -67,7 +68,6 @@ def moment_stats(
 def _moments(x_KMN: jax.Array, method: NuclearMethod) -> GeometryStats:
     count = len(x_KMN)
     mean = jnp.mean(x_KMN, axis=0)
-    s_nuc, s_l1, s_fro = dual_norms(mean, method)
     delta_KMN = x_KMN - mean
     # (K, ..., M, N) -> (..., M, K N) and (..., K M, N).
     beside = jnp.concatenate(tuple(delta_KMN), axis=-1)
@@ -77,7 +77,14 @@ def _moments(x_KMN: jax.Array, method: NuclearMethod) -> GeometryStats:
     n_nuc = share * jnp.minimum(*sides)
     n_fro = share * frobenius_norm(beside)
     n_l1 = math.sqrt(2 / math.pi) * share * _sum_of_lengths(delta_KMN)
-    return GeometryStats(s_nuc, n_nuc, s_l1, n_l1, s_fro, n_fro)
+    return GeometryStats(
+        nuclear_norm(mean, method),
+        n_nuc,
+        geometry("sign").dual_norm(mean),
+        n_l1,
+        frobenius_norm(mean),
+        n_fro,
+    )
 
 
 def _sum_of_lengths(delta_KMN: jax.Array) -> jax.Array:
@@ -89,16 +96,17 @@ def _sum_of_lengths(delta_KMN: jax.Array) -> jax.Array:
     return jnp.sum(lengths, axis=(-2, -1))
 
 
-def check_microbatches(who: str, x_K: jax.Array) -> None:
-    """Fails with `ShapeError` for fewer than two microbatches.
+def check_microbatches(who: str, x_K: jax.Array, view: View) -> None:
+    """Fails with `ShapeError` for fewer than two microbatches, and for integers.
 
-    >>> check_microbatches("moment_stats", jnp.ones((1, 2, 2)))
+    >>> check_microbatches("moment_stats", jnp.ones((1, 2, 2)), None)
     Traceback (most recent call last):
         ...
     jopt.errors.ShapeError: moment_stats needs the gradients of 2 or more microbatches \
 along the first axis, not shape (1, 2, 2)
     """
-    if x_K.ndim < 1 or len(x_K) < 2:
+    check_matrices(who, x_K, axes=3 if view is None else 1)
+    if len(x_K) < 2:
         raise ShapeError(
             f"{who} needs the gradients of 2 or more microbatches along the first "
             f"axis, not shape {x_K.shape}"

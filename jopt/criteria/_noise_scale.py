@@ -47,6 +47,7 @@ def noise_scale(stats: GeometryStats, batch: jax.typing.ArrayLike) -> NoiseScale
     >>> [float(scale) for scale in noise_scale(stats, 64)]
     [64.0, 16.0, 4.0]
     """
+    batch = jnp.asarray(batch)
     pairs = (
         (stats.n_fro, stats.s_fro),
         (stats.n_l1, stats.s_l1),

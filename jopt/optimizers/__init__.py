@@ -18,6 +18,7 @@ from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, sign_sgd, signum
 from jopt.optimizers._sign_muon import lion_muon, sign_muon
 from jopt.optimizers._soap import soap, soap_muon
+from jopt.optimizers._spec_sign import spec_sign
 from jopt.optimizers._table import Row, explain
 
 __all__ = [
@@ -54,5 +55,6 @@ __all__ = [
     "soap",
     "soap_muon",
     "spec_gd",
+    "spec_sign",
     "spectral_and_fallback",
 ]

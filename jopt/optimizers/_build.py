@@ -37,7 +37,7 @@ class Optimizer(NamedTuple):
 
     Attributes:
         tx: the transformation for the whole tree.
-        needs: extra args that `tx.update` must be given; any others are optional.
+        needs: extra args that `tx.update` is to be given; any others are optional.
         table: one row for each parameter, for `explain`.
     """
 
@@ -140,7 +140,7 @@ def build(
     )
     if clip is not None:
         tx = optax.chain(clip_by_global_norm(clip), tx)
-    needs = frozenset().union(*(rule.entry.needs for rule in rules))
+    needs = frozenset().union(*(rule.needs for rule in rules))
     if threshold is not None:
         tx = optax.chain(tx, _logits_clipped(threshold, attention or {}))
         needs |= {"max_attention_logits"}

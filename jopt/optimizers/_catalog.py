@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, sign_sgd, signum
 from jopt.optimizers._sign_muon import lion_muon, sign_muon
 from jopt.optimizers._soap import soap, soap_muon
+from jopt.optimizers._spec_sign import spec_sign, spec_sign_needs
 
 # Arguments that a rule cannot set: they follow from the model and the mesh.
 FROM_MODEL = frozenset({"matrix_specs", "shardings"})
@@ -38,13 +39,22 @@ class Entry:
         scale_free: a common factor on all gradients has no effect on the updates, with
             the default arguments.
         spectral: every parameter must be a matrix.
-        needs: extra args (`jopt.optimizers.EXTRA_ARGS`) without which it cannot update.
+        needs: extra args (`jopt.optimizers.EXTRA_ARGS`) that it asks for, or a function
+            that tells them from the arguments of a rule; see `needs_of`.
     """
 
     constructor: Callable[..., optax.GradientTransformation]
     scale_free: bool = False
     spectral: bool = False
-    needs: frozenset[str] = frozenset()
+    needs: frozenset[str] | Callable[[Mapping[str, Any]], frozenset[str]] = frozenset()
+
+    def needs_of(self, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """The extra args that it asks for with these keyword arguments.
+
+        >>> sorted(CATALOG["spec_sign"].needs_of({"criterion": "det"}))
+        ['activation_grams']
+        """
+        return self.needs(arguments) if callable(self.needs) else self.needs
 
 
 EXTRA_ARGS = frozenset(
@@ -82,6 +92,9 @@ CATALOG: dict[str, Entry] = {
     "shampoo": Entry(shampoo.matrices, scale_free=True, spectral=True),
     "soap": Entry(soap.matrices, spectral=True),
     "soap_muon": Entry(soap_muon.matrices, spectral=True),
+    "spec_sign": Entry(
+        spec_sign.matrices, scale_free=True, spectral=True, needs=spec_sign_needs
+    ),
 }
 
 

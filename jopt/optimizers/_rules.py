@@ -42,6 +42,11 @@ class Rule:
     allow_any_path: bool
     per_head: bool | int | tuple[int, ...] | None = None
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The extra args that its optimizer asks for."""
+        return self.entry.needs_of(self.arguments)
+
 
 def read_rules(optim: Any, faults: list[str]) -> list[Rule]:
     """The rules of `config.optim` in their order; what is wrong goes to `faults`.

@@ -80,7 +80,7 @@ def make_table(
                 blocks,
                 scale,
                 state_bytes[path],
-                rule.entry.needs,
+                rule.needs,
             )
         )
     return tuple(rows)

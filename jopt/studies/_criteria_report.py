@@ -20,6 +20,7 @@ from jopt.studies._layer_evidence import (
     measured_over,
 )
 from jopt.studies._probed_run import ProbedRun
+from jopt.transforms import read_choices
 from jopt.tree import named_leaves
 
 Row = dict[str, Any]
@@ -32,6 +33,7 @@ COLUMNS = {
         "noise_term",
         "log_snr_ratio",
         "choice",
+        "in_use",
         "curvature",
     ),
     "nuclear_stable": ("nuclear_rank", "stable_rank", "log_nr_over_st", "curvature"),
@@ -64,7 +66,11 @@ def report(
         names, paths = names_of(run, state)
         found = measured_over(measured, state, run.windows(state, windows))
         origin = [origins[path] for path in paths]
-        rows += rows_of(int(state.step), names, origin, found, curvature, batch)
+        new = rows_of(int(state.step), names, origin, found, curvature, batch)
+        choices = choices_in_use(state)
+        for row, path in zip(new, paths, strict=True):
+            row["in_use"] = choices.get(path, "-")
+        rows += new
     about = {
         "command": "probe",
         "curvature": curvature,
@@ -90,6 +96,15 @@ def names_of(run: ProbedRun, state: Any) -> tuple[list[str], list[str]]:
     shapes = {path: leaf.shape for path, leaf in named_leaves(state.params).items()}
     names = matrix_names(shapes, run.views)
     return names, [name.partition("[")[0] for name in names]
+
+
+def choices_in_use(state: Any) -> dict[str, str]:
+    """path -> the geometry that a geometry switch has chosen, or `mixed` matrices."""
+    found = {}
+    for path, names in read_choices(state.opt_state).items():
+        several = sorted(set(names.ravel()))
+        found[path] = str(several[0]) if len(several) == 1 else "mixed"
+    return found
 
 
 def rows_of(

@@ -13,14 +13,17 @@ from jopt.optimizers import Optimizer
 from jopt.training._oracles import Gradients, Oracle
 from jopt.training._state import TrainState
 from jopt.transforms import (
-    LAYERS,
+    GEOMETRY,
+    TABLES,
     MonitorState,
     SkipState,
+    SwitchState,
     layer_metrics,
+    merge_geometry,
     select,
     unmonitored,
 )
-from jopt.tree import global_norm, path_string
+from jopt.tree import global_norm, named_leaves, path_string
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -64,7 +67,7 @@ def make_step(
             "train/grad_norm": global_norm(gradients.grads),
             "train/update_norm": global_norm(updates),
             "train/param_norm": global_norm(params),
-            **state_metrics(opt_state),
+            **state_metrics(opt_state, params),
         }
         new_state = TrainState(
             step=state.step + 1,
@@ -101,7 +104,8 @@ def grams_due(opt_state: PyTree) -> jax.Array | bool:
 
     A transform that reads them only now and then says so in a field `grams_due` of its
     state, a bool scalar about the next update. They are due where any transform wants
-    them, and at every step where none has such a field.
+    them, and at every step where none has such a field; if one has it, all that read
+    Grams need it.
 
     >>> from typing import NamedTuple
     >>> class Switch(NamedTuple):
@@ -115,14 +119,16 @@ def grams_due(opt_state: PyTree) -> jax.Array | bool:
     return jnp.any(jnp.stack(found)) if found else True
 
 
-def state_metrics(opt_state: PyTree) -> Metrics:
+def state_metrics(opt_state: PyTree, params: PyTree) -> Metrics:
     """The `metrics` of all states in a tree, each named by its path.
 
     States inside a state that reports are found too. That of a `monitor` around all is
     `layers`, and what it wraps is named as if it were not there; a monitor further in
-    does not know all layers and is passed over.
+    does not know all layers and is passed over. The tables of all geometry switches are
+    one, `geometry`, with a row for each leaf of `params`.
     """
     found: Metrics = {}
+    tables = []
     for path, node in _reporting(opt_state, ()):
         name = path_string(path)
         prefix = f"optim/{name}/" if name else "optim/"
@@ -130,8 +136,11 @@ def state_metrics(opt_state: PyTree) -> Metrics:
             if node is not opt_state:
                 continue
             prefix = ""
-        found |= {f"{prefix}{key}": value for key, value in node.metrics.items()}
-    return found
+        numbers = dict(node.metrics)
+        if isinstance(node, SwitchState):
+            tables.append((list(named_leaves(node.choice)), numbers.pop(GEOMETRY)))
+        found |= {f"{prefix}{key}": value for key, value in numbers.items()}
+    return found | ({GEOMETRY: merge_geometry(tables, params)} if tables else {})
 
 
 def written(metrics: Mapping[str, Any], params: PyTree) -> dict[str, float]:
@@ -144,7 +153,7 @@ def written(metrics: Mapping[str, Any], params: PyTree) -> dict[str, float]:
     >>> written(metrics, {"bias": np.zeros(3)})
     {'train/loss': 2.0}
     """
-    others = {name: x for name, x in metrics.items() if name != LAYERS}
+    others = {name: x for name, x in metrics.items() if name not in TABLES}
     layers = layer_metrics(metrics, params)
     return {name: float(x) for name, x in (others | layers).items()}
 

@@ -1,17 +1,29 @@
 """Gradient transformations: momentum, geometries, scaling by shape."""
 
+from jopt.linalg._stacks import map_matrices
 from jopt.transforms._alternate import alternate, alternating_schedule, is_due
 from jopt.transforms._balanced import balanced
 from jopt.transforms._brake import radial_brake
 from jopt.transforms._cautious import CautiousState, cautious_weight_decay
+from jopt.transforms._choosing import GEOMETRIES, Criterion, GeometryName
 from jopt.transforms._clip import clip_by_global_norm
 from jopt.transforms._counted import CountedGeometry, CountedState, counted_descent
 from jopt.transforms._dion import DionState, scale_by_dion
 from jopt.transforms._dion2 import scale_by_dion2
-from jopt.transforms._dispatch import map_matrices, map_stacks
+from jopt.transforms._dispatch import map_stacks
 from jopt.transforms._floor import update_floor
+from jopt.transforms._geometry_switch import scale_by_geometry_switch
 from jopt.transforms._hyperball import HyperballState, hyperball
 from jopt.transforms._layer_norms import layer_direction
+from jopt.transforms._layer_tables import (
+    FIGURES,
+    GEOMETRY,
+    GEOMETRY_FIGURES,
+    LAYERS,
+    TABLES,
+    layer_metrics,
+    merge_geometry,
+)
 from jopt.transforms._momentum import (
     Momentum,
     MomentumState,
@@ -24,14 +36,7 @@ from jopt.transforms._momentum import (
     scale_by_momentum,
     steepest_descent,
 )
-from jopt.transforms._monitor import (
-    FIGURES,
-    LAYERS,
-    MonitorState,
-    layer_metrics,
-    monitor,
-    unmonitored,
-)
+from jopt.transforms._monitor import MonitorState, monitor, unmonitored
 from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
@@ -73,20 +78,28 @@ from jopt.transforms._specs import (
     read_specs,
     resolve_specs,
 )
+from jopt.transforms._switch_rule import switch_needs
+from jopt.transforms._switch_state import SwitchState, read_choices
 from jopt.transforms._views import Views
 from jopt.transforms._vote import AxisName, majority_vote
 
 __all__ = [
     "ADAMW_RMS",
     "FIGURES",
+    "GEOMETRIES",
+    "GEOMETRY",
+    "GEOMETRY_FIGURES",
     "LAYERS",
+    "TABLES",
     "AxisName",
     "CautiousState",
     "CountedGeometry",
     "CountedState",
+    "Criterion",
     "Declared",
     "DionState",
     "Distribute",
+    "GeometryName",
     "HyperballState",
     "MatrixSpecs",
     "Momentum",
@@ -99,6 +112,7 @@ __all__ = [
     "ShapeMode",
     "SkipState",
     "SoapState",
+    "SwitchState",
     "Views",
     "alternate",
     "alternating_schedule",
@@ -121,6 +135,7 @@ __all__ = [
     "majority_vote",
     "map_matrices",
     "map_stacks",
+    "merge_geometry",
     "monitor",
     "no_momentum",
     "polar_first",
@@ -128,12 +143,14 @@ __all__ = [
     "preconditioned",
     "qk_clip",
     "radial_brake",
+    "read_choices",
     "read_specs",
     "resolve_specs",
     "robust_zscore",
     "root_mean_square",
     "scale_by_dion",
     "scale_by_dion2",
+    "scale_by_geometry_switch",
     "scale_by_momentum",
     "scale_by_orthogonalization",
     "scale_by_second_moment",
@@ -152,6 +169,7 @@ __all__ = [
     "skip_spikes",
     "soft_sign",
     "steepest_descent",
+    "switch_needs",
     "unmonitored",
     "update_floor",
     "without_nonfinite",

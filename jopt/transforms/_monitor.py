@@ -13,8 +13,9 @@ import optax
 
 from jopt.errors import ConfigError
 from jopt.linalg import normalize
+from jopt.linalg._stacks import join_matrices
 from jopt.matrix import MatrixSpec
-from jopt.transforms._dispatch import join_matrices
+from jopt.transforms._layer_tables import FIGURES, LAYERS, NOT_MEASURED
 from jopt.transforms._specs import (
     MatrixSpecs,
     declared_specs,
@@ -25,10 +26,7 @@ from jopt.tree import PyTree, named_leaves, norm
 
 # L layers; F figures of one; S stacked matrices; M, N rows and columns.
 
-FIGURES = ("grad_norm", "update_norm", "weight_norm", "update_to_weight", "stable_rank")
 POWER_ITERATIONS = 20
-NOT_MEASURED = -1.0  # no figure is negative
-LAYERS = "layers"  # the one entry of `MonitorState.metrics`
 
 
 class MonitorState(NamedTuple):
@@ -89,6 +87,7 @@ def monitor(
     Fails: `ConfigError` if `every_steps` is below 1, or without `params` in `update`;
     `ShapeError` at init for a view that does not fit.
 
+    >>> from jopt.transforms import layer_metrics
     >>> tx = monitor(optax.sgd(0.5), every_steps=1)
     >>> params = {"w": jnp.array([[3.0, 0.0], [0.0, 4.0]])}
     >>> _, state = tx.update(params, tx.init(params), params)
@@ -139,29 +138,6 @@ def monitor(
         return new_updates, MonitorState(inner_state, seen, metrics)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def layer_metrics(metrics: Mapping[str, Any], params: PyTree) -> dict[str, Any]:
-    """`layer/<path>/<figure>` -> number, from the metrics of a `MonitorState`.
-
-    Empty where the last update was not measured. Needs values: call it outside of jit.
-    Of `params` only the names are read; metrics other than `layers` are passed over.
-
-    >>> params = {"bias": np.zeros(3)}
-    >>> found = layer_metrics({"layers": np.array([[2, 1, 4, 0.25, -1]])}, params)
-    >>> float(found["layer/bias/update_to_weight"]), len(found)
-    (0.25, 4)
-    >>> layer_metrics({"layers": np.full((1, 5), NOT_MEASURED)}, params)
-    {}
-    """
-    if LAYERS not in metrics:
-        return {}
-    return {
-        f"layer/{path}/{figure}": number
-        for path, row_F in zip(named_leaves(params), metrics[LAYERS], strict=True)
-        for figure, number in zip(FIGURES, row_F, strict=True)
-        if number != NOT_MEASURED
-    }
 
 
 def unmonitored(state: PyTree) -> PyTree:

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from jopt.errors import ConfigError, check_choice
+from jopt.linalg._stacks import join_stacks, map_matrices
 from jopt.matrix import MatrixSpec, assemble, matrices
 from jopt.transforms._balance import Load, Share, share_out
-from jopt.transforms._dispatch import join_stacks, map_matrices
 from jopt.transforms._exchange import (
     Cut,
     gather_all,

@@ -20,7 +20,7 @@ from jopt.linalg import (
     orthogonalize,
     travelling_dtype,
 )
-from jopt.transforms._dispatch import map_matrices
+from jopt.linalg._stacks import map_matrices
 from jopt.transforms._momentum import Momentum
 from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute, MeshMap, map_on_mesh

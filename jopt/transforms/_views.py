@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -49,6 +49,16 @@ class Views:
         if self.others_whole:
             return specs_of_some(tree, self.matrix_specs, self.layout)
         return resolve_specs(tree, self.matrix_specs, self.layout)
+
+    def among(self, specs: Mapping[str, MatrixSpec]) -> Views:
+        """These views of a tree that has some of the leaves alone, {path: leaf}.
+
+        >>> import jax.numpy as jnp
+        >>> views = Views({"a/b": MatrixSpec((0,), (1,)), "c": None})
+        >>> views.among({"a/b": MatrixSpec((0,), (1,))}).singles({"a/b": jnp.eye(2)})
+        {'a/b': Array([[0.]], dtype=float32)}
+        """
+        return dataclasses.replace(self, matrix_specs=dict(specs))
 
     def map(
         self, fn: Callable[..., Any], tree: PyTree, *rest: PyTree, count: int = 1

@@ -42,6 +42,11 @@ def watching(monkeypatch):
 
 
 @pytest.fixture
+def criteria_costs(monkeypatch):
+    return _load(monkeypatch, "criteria")
+
+
+@pytest.fixture
 def update(monkeypatch):
     return _load(monkeypatch, "update")
 

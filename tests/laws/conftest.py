@@ -148,6 +148,19 @@ def qk_clipped(learning_rate: Any, threshold: Any) -> Any:
     return optax.chain(jopt.signum(learning_rate), clip_at_nine)
 
 
+def switching(learning_rate: Any, weight_decay: Any, **options: Any) -> Any:
+    """With noise a third of the gradient, and activations for one of the matrices."""
+    tx = jopt.spec_sign.matrices(learning_rate, weight_decay=weight_decay, **options)
+    grams = {"activation_grams": {"up": jnp.diag(jnp.arange(1.0, 5.0))}}
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        noise = jax.tree.map(lambda g: jnp.flip(g) / 3, updates)
+        extra_args |= grams | {"half_difference": noise}
+        return tx.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
 RATE = {"learning_rate": 0.01, "weight_decay": 0.1}
 # Two stages compile faster than four and obey the same laws. The tolerances are those
 # of float32: what bfloat16 products do to a law is told in tests/linalg.
@@ -376,6 +389,51 @@ CASES = (
         (*RATE, "eps"),
         SQUARE_SHAPES,
         static=(*ITERATION, "max_precond_dim"),
+        slow=True,
+    ),
+    Case(
+        "spec_sign",
+        switching,
+        RATE
+        | {"b1": 0.9, "b2": 0.99, "ema_decay": 0.9, "hysteresis": 0.1, "every": 2.0}
+        | {"steps": 2, "compute_dtype": "float32", "stats_method": "svd"},
+        (*RATE, "b1", "b2", "ema_decay", "hysteresis"),
+        # Few, since its branches are compiled anew in every eager step.
+        {"up": (4, 6)},
+        scale_free=True,
+        static=tuple(ITERATION),
+    ),
+    Case(
+        "spec_sign_direction",
+        switching,
+        RATE
+        | MATRIX
+        | {"signal": "direction", "geometries": ("sign", "spectral", "euclidean")}
+        | {"min_dwell": 1.0, "every": 1.0, "mode": "cond", "nan_policy": "zero"},
+        (*RATE, "min_dwell", "every"),
+        MATRIX_SHAPES,
+        scale_free=True,
+        static=(*ITERATION,),
+        slow=True,
+    ),
+    Case(
+        "spec_sign_random",
+        jopt.spec_sign.matrices,
+        RATE | MATRIX | {"criterion": "random", "rate": 0.4, "every": 1.0},
+        (*RATE, "rate"),
+        MATRIX_SHAPES,
+        scale_free=True,
+        static=tuple(ITERATION),
+        slow=True,
+    ),
+    Case(
+        "spec_sign_det",
+        jopt.spec_sign,
+        RATE
+        | ITERATION
+        | {"criterion": "det", "ema_decay": 0.9, "matrix_specs": MODEL_SPECS},
+        (*RATE, "ema_decay"),
+        static=tuple(ITERATION),
         slow=True,
     ),
     Case("rules", built, RATE, tuple(RATE), scale_free=True),

@@ -452,10 +452,12 @@ def test_explain_is_aligned_and_totals():
 def test_catalog_constructors_take_what_rules_pass():
     for name, entry in CATALOG.items():
         tx = entry.constructor(learning_rate=lambda step: 0.1)
+        tx = optax.with_extra_args_support(tx)
         params = {"w": jnp.ones((2, 3))}
+        extra = dict.fromkeys(entry.needs_of({}) & {"half_difference"}, params)
         state, update = tx.init(params), jax.jit(tx.update)
         for _ in range(2):  # SOAP only looks in the first step.
-            updates, state = update(params, state, params)
+            updates, state = update(params, state, params, **extra)
         assert float(jnp.sum(updates["w"])) < 0, name
 
 

@@ -150,9 +150,11 @@ def test_every_optimizer_hands_its_views_on(name):
     tx = CATALOG[name].constructor(
         learning_rate=0.3, control={"hyperball": True}, matrix_specs=SPECS, **options
     )
+    needs = CATALOG[name].needs_of({}) & {"half_difference"}
+    extra = dict.fromkeys(needs, GRADS)
     after, state, update = PARAMS, tx.init(PARAMS), jax.jit(tx.update)
     for _ in range(2):  # Some only look in their first step.
-        updates, state = update(GRADS, state, after)
+        updates, state = update(GRADS, state, after, **extra)
         after = optax.apply_updates(after, updates)
     np.testing.assert_allclose(matrices(after), matrices(PARAMS), rtol=1e-6)
     assert np.abs(np.asarray(after["qkv"] - PARAMS["qkv"])).max() > 0.05

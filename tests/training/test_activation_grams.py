@@ -19,6 +19,8 @@ from jopt.training._config import default_config
 from jopt.training._grams import choose_grams
 from jopt.training._oracles import value_and_grad
 from jopt.training._plan import make_plan, resolve
+from jopt.training._step import grams_due
+from jopt.transforms import layer_metrics
 
 WORKER = Path(__file__).with_name("grams_worker.py")
 ROWS, TOKENS, IDS = 8, 6, 11
@@ -170,8 +172,8 @@ def test_weights_that_read_one_activation_share_its_gram():
     assert grams.flops(positions=5) == 2 * 5 * (narrow * 8**2 + wide * 32**2)
 
 
-def plan_of_reader(monkeypatch, **reader):
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+def plan_of(rule):
+    """A plan whose first rule has the first weight of a perceptron."""
     config = default_config()
     config.model = {"name": "mlp", "hidden_dim": 16}
     config.objective.name = "classification"
@@ -180,21 +182,43 @@ def plan_of_reader(monkeypatch, **reader):
     config.train.batch_size = ROWS
     config.optim.order = ("read", "rest")
     config.optim.rules.read = {
-        "match": "hidden.*kernel|layers/0/kernel",
-        "name": "gram_reader:READER",
+        "match": "^layers/0/kernel",
         "learning_rate": 0.1,
-        **reader,
+        **rule,
     }
     config.optim.rules.rest = {"match": ".*", "name": "sgd", "learning_rate": 0.1}
     return make_plan(resolve(config))
 
 
+def digits():
+    return {**row_batch(64), "domain": jnp.zeros(ROWS, jnp.int32)}
+
+
+def test_the_geometry_switch_measures_with_grams_and_reports_layers():
+    plan = plan_of({"name": "spec_sign", "every": 2, "min_dwell": 0, "method": "svd"})
+    state = plan.init()
+    due, found = [], []
+    for _ in range(3):
+        due.append(bool(grams_due(state.opt_state)))
+        state, metrics = plan.step(state, plan.put(digits()))
+        found.append(layer_metrics(jax.device_get(metrics), state.params))
+    assert due == [True, False, True]
+    path = "layer/layers/0/kernel"
+    for layers in found:
+        assert {name.rsplit("/", 1)[0] for name in layers} == {path}
+        assert layers[f"{path}/has_gram"] == 1
+        assert layers[f"{path}/spectral_share"] in (0, 1)
+        assert np.isfinite(list(layers.values())).all()
+    # What was measured stands until the next measurement.
+    index = [layers[f"{path}/spec_sign_index"] for layers in found]
+    assert index[0] == index[1] != index[2]
+
+
 def test_a_rule_gets_grams_of_its_own_weights_when_it_reads_them(monkeypatch):
-    plan = plan_of_reader(monkeypatch, every=3)
-    assert "activation_grams" in plan.optimizer.needs
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    plan = plan_of({"name": "gram_reader:READER", "every": 3})
     reading = {r.path for r in plan.optimizer.table if "activation_grams" in r.needs}
-    batch = row_batch(64)
-    batch["domain"] = jnp.zeros(ROWS, jnp.int32)
+    batch = digits()
     state = plan.init()
     traces = []
     for _ in range(6):

@@ -176,12 +176,14 @@ def test_a_bad_gradient_is_seen_in_its_layer_while_the_step_is_skipped():
 
 def test_names_of_what_is_wrapped_stay_the_same():
     inner, params = jopt.skip_nonfinite(optax.sgd(0.1)), tree(0)
-    plain = state_metrics(inner.init(params))
-    both = state_metrics(jopt.monitor(inner, matrix_specs=SPECS).init(params))
+    plain = state_metrics(inner.init(params), params)
+    watched = jopt.monitor(inner, matrix_specs=SPECS)
+    both = state_metrics(watched.init(params), params)
     assert both["layers"].shape == (len(named_leaves(params)), len(FIGURES))
     assert both.keys() - {"layers"} == plain.keys()
     assert plain.keys() == {"optim/skipped", "optim/skipped_in_a_row"}
-    nested = state_metrics(optax.chain(jopt.monitor(inner)).init({"w": jnp.ones(2)}))
+    ones = {"w": jnp.ones(2)}
+    nested = state_metrics(optax.chain(jopt.monitor(inner)).init(ones), ones)
     assert nested.keys() == {"optim/0/skipped", "optim/0/skipped_in_a_row"}
 
 

@@ -83,7 +83,7 @@ def test_metrics_of_states_within_are_reported_too():
         lambda params: Seen({"x": jnp.array(1.0)}), lambda u, s, p=None: (u, s)
     )
     tx = optax.chain(optax.identity(), jopt.skip_nonfinite(reporting))
-    found = state_metrics(tx.init(PARAMS))
+    found = state_metrics(tx.init(PARAMS), PARAMS)
     assert sorted(found) == [
         "optim/1/inner_state/x",
         "optim/1/skipped",
