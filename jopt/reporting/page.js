@@ -327,7 +327,8 @@ function logTicks({ low, high }) {
   return tickvals.length < 2 ? {} : { tickmode: "array", tickvals, ticktext: tickvals.map(brief) };
 }
 
-const brief = (value) => (value >= 1e-3 ? String(value) : value.toExponential());
+const brief = (value) =>
+  (value === 0 || Math.abs(value) >= 1e-3 ? String(value) : value.toExponential());
 
 /** Fills a figure with lines; says in words what it shows. */
 function drawLines(slot, lines, { unit, log, events, note }) {
@@ -405,7 +406,7 @@ function drawMap(slot, run, statistic) {
   const guessed = new Set(bare ? paths.filter((path) => !isMeasured(run, path)) : []);
   const names = paths.map((path) => path + (guessed.has(path) ? UNMEASURED : ""));
   slot.caption.textContent = slot.unit + (guessed.size
-    ? `${UNMEASURED} no Gram matrix of activations: its curvature is a guess from the shape.` : "");
+    ? `${UNMEASURED}: no Gram matrix of activations, the curvature is a guess from the shape.` : "");
   const curves = paths.map((path) => run.curves[`layer/${path}/${statistic}`]);
   const steps = [...new Set(curves.flatMap((curve) => curve.step))].sort((a, b) => a - b);
   const rows = curves.map((curve) => {

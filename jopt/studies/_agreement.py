@@ -59,7 +59,7 @@ class Agreement(NamedTuple):
     """Of one rule within one group of cases.
 
     Attributes:
-        right, count: decided cases, and those in which the rule was right.
+        right, cases: decided cases, and those in which the rule was right.
         low, high: Wilson interval at 95 % of the share. Cases of one run are not
             independent, so it is too narrow.
         gain, best: mean gain of what the rule chose, and of the better geometry, which
@@ -67,7 +67,7 @@ class Agreement(NamedTuple):
     """
 
     right: int
-    count: int
+    cases: int
     low: float
     high: float
     gain: float
@@ -98,7 +98,7 @@ def agreement(cases: Iterable[Case], rule: str) -> Agreement:
 
     >>> case = Case(1, "early", "w", "w", 0.1, 0.2, 0.01, {"snr": True})
     >>> found = agreement([case, case._replace(gain_sign=0.3)], "snr")
-    >>> found.right, found.count, found.gain, found.best
+    >>> found.right, found.cases, found.gain, found.best
     (1, 2, 0.2, 0.25)
     """
     decided = [case for case in cases if case.decided]
@@ -142,9 +142,9 @@ def agreement_table(
         [
             group,
             rule,
-            _share(x.right, x.count),
+            _share(x.right, x.cases),
             _interval(x),
-            x.count,
+            x.cases,
             _milli(x.gain),
             _milli(x.best),
         ]
@@ -163,8 +163,8 @@ def share_table(found: Mapping[str, Mapping[str, Agreement]]) -> str:
     rows = [
         [
             kind,
-            max((x.count for x in by_rule.values()), default=0),
-            *(_share(x.right, x.count) for x in by_rule.values()),
+            max((x.cases for x in by_rule.values()), default=0),
+            *(_share(x.right, x.cases) for x in by_rule.values()),
         ]
         for kind, by_rule in kinds.items()
     ]
@@ -176,7 +176,7 @@ def _share(right: int, count: int) -> str:
 
 
 def _interval(found: Agreement) -> str:
-    return f"{found.low:.2f} to {found.high:.2f}" if found.count else "-"
+    return f"{found.low:.2f} to {found.high:.2f}" if found.cases else "-"
 
 
 def _milli(value: float) -> str:

@@ -19,7 +19,7 @@ from jopt.tree import map_named, named_leaves
 
 Views = Mapping[str, MatrixSpec]
 # RMS of a step over that of the weight, or over 1 / sqrt(fan-in) where that is larger.
-SIZES = tuple(2.0**-k for k in range(1, 13))
+SIZES = tuple(2.0**-k for k in range(1, 12))
 
 
 class Gains(NamedTuple):

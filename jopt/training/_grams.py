@@ -72,34 +72,11 @@ class Grams:
         Where `due` is false nothing is computed, and the Grams are NaN, which nobody
         can take for a measurement.
         """
-        sources = self.sources
-        if not sources:
-            return {}
-        wanted = {tap: jax.lax.stop_gradient(taps[tap]) for tap in self.taps}
+        return {source: _gram(source, taps[source.tap], due) for source in self.sources}
 
-        def measured(taps: Mapping[str, jax.Array]) -> list[jax.Array]:
-            return [
-                activation_gram(tap=taps[tap], fan_in=m, stacked_axes=len(layers))
-                for tap, layers, m in sources
-            ]
-
-        def unknown(taps: Mapping[str, jax.Array]) -> list[jax.Array]:
-            del taps
-            return list(self.zeros(jnp.nan).values())
-
-        found = (
-            measured(wanted)
-            if due is True
-            else jax.lax.cond(due, measured, unknown, wanted)
-        )
-        return dict(zip(sources, found, strict=True))
-
-    def zeros(self, value: float = 0.0) -> dict[Source, jax.Array]:
+    def zeros(self) -> dict[Source, jax.Array]:
         """Where a sum of Grams begins."""
-        return {
-            source: jnp.full((*source.layers, *[source.fan_in] * 2), value, jnp.float32)
-            for source in self.sources
-        }
+        return {source: _filled(source, 0.0) for source in self.sources}
 
     def by_weight(self, grams: Mapping[Source, jax.Array]) -> dict[str, jax.Array]:
         """path -> Gram; weights that read one tap get the same array."""
@@ -112,6 +89,23 @@ class Grams:
 
 
 NO_GRAMS = Grams({})
+
+
+def _gram(source: Source, tap: jax.Array, due: jax.typing.ArrayLike) -> jax.Array:
+    tap = jax.lax.stop_gradient(tap)
+
+    def measured(tap: jax.Array) -> jax.Array:
+        return activation_gram(tap, source.fan_in, stacked_axes=len(source.layers))
+
+    if due is True:
+        return measured(tap)
+    # A branch for each: one for all would keep each activation until the last is there.
+    return jax.lax.cond(due, measured, lambda _: _filled(source, jnp.nan), tap)
+
+
+def _filled(source: Source, value: float) -> jax.Array:
+    shape = (*source.layers, source.fan_in, source.fan_in)
+    return jnp.full(shape, value, jnp.float32)
 
 
 def choose_grams(

@@ -91,7 +91,7 @@ def test_probe_and_audit_of_a_run(run, capsys):
             == (float(case["gain_spectral"]) > float(case["gain_sign"]))
             for case in cases
         )
-        assert int(row["right"]) == right and int(row["count"]) == len(cases)
+        assert int(row["right"]) == right and int(row["cases"]) == len(cases)
 
     assert snapshot(run) == before
 

@@ -129,11 +129,11 @@ def test_equal_and_unknown_gains_decide_nothing():
         case(gain_spectral=np.nan),
     ]
     found = agreement(cases, "rule")
-    assert (found.right, found.count) == (1, 2)
+    assert (found.right, found.cases) == (1, 2)
     np.testing.assert_allclose([found.gain, found.best], [0.2, 0.3])
     by_group = agreements(cases)
-    assert by_group["v"]["rule"].count == by_group["w"]["rule"].count == 1
-    assert by_group["clear"]["rule"].count == 1
+    assert by_group["v"]["rule"].cases == by_group["w"]["rule"].cases == 1
+    assert by_group["clear"]["rule"].cases == 1
     assert by_group["all"]["rule"] == by_group["early"]["rule"] == found
     assert "0.00" in share_table(by_group) and "1.00" in share_table(by_group)
     assert agreements([]) == {"all": {}, "clear": {}}
