@@ -65,6 +65,12 @@ def _study(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _probe(argv: Sequence[str]) -> int:
+    from jopt.studies.probe import main
+
+    return main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from jopt.training.doctor import main
 
@@ -87,6 +93,10 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "sweep": (_sweep, "tune several arms with equal budgets: --config=FILE[:ARG]"),
     "compare": (_compare, "FOLDER...: which arm is better, and how sure is that"),
     "study": (_study, "NAME [--size=smoke|default|full]: a named sweep, compared"),
+    "probe": (
+        _probe,
+        "RUN [--criterion=spec_sign] [--audit]: which geometry each layer needs",
+    ),
     "doctor": (_doctor, "versions, devices, data, and a self-test of ten seconds"),
 }
 

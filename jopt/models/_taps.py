@@ -60,6 +60,9 @@ def activation_gram(tap: jax.Array, fan_in: int, *, stacked_axes: int = 0) -> ja
     A tap of integer dtype stands for one-hot rows, so C is the diagonal of the token
     frequencies. Every position counts, masked or not. The first `stacked_axes` of the
     tap of a scanned model are layers; each has a C of its own, (L, fan_in, fan_in).
+    Products are those of the tap's own dtype, summed in float32, at full precision
+    also where a device would multiply float32 with fewer bits. Cost: 2 N fan_in^2
+    floating-point operations.
 
     >>> activation_gram(jnp.array([[0, 1], [1, 1]]), 2)
     Array([[0.25, 0.  ],
@@ -75,5 +78,12 @@ def activation_gram(tap: jax.Array, fan_in: int, *, stacked_axes: int = 0) -> ja
     if jnp.issubdtype(tap.dtype, jnp.integer):
         counts_M = jnp.zeros(fan_in, jnp.float32).at[tap.reshape(-1)].add(1.0)
         return jnp.diag(counts_M / tap.size)
-    rows_AM = tap.reshape(-1, fan_in).astype(jnp.float32)
-    return jnp.einsum("am,an->mn", rows_AM, rows_AM) / rows_AM.shape[0]
+    rows_AM = tap.reshape(-1, fan_in)
+    sums_MM = jnp.einsum(
+        "am,an->mn",
+        rows_AM,
+        rows_AM,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    return sums_MM / rows_AM.shape[0]

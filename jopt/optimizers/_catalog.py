@@ -40,7 +40,6 @@ class Entry:
             the default arguments.
         spectral: every parameter must be a matrix.
         signs: its steps are steepest in the largest entry.
-        needs: extra args (`jopt.optimizers.EXTRA_ARGS`) without which it cannot update.
         needs: extra args (`jopt.optimizers.EXTRA_ARGS`) that it asks for, or a function
             that tells them from the arguments of a rule; see `needs_of`.
     """
@@ -49,7 +48,6 @@ class Entry:
     scale_free: bool = False
     spectral: bool = False
     signs: bool = False
-    needs: frozenset[str] = frozenset()
     needs: frozenset[str] | Callable[[Mapping[str, Any]], frozenset[str]] = frozenset()
 
     def needs_of(self, arguments: Mapping[str, Any]) -> frozenset[str]:

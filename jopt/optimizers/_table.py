@@ -34,6 +34,7 @@ class Row(NamedTuple):
         state_bytes: optimizer state of this parameter alone.
         geometry: in which its steps are measured, see `Entry.geometry`.
         spec: its matrix view, per head where the rule says so; None without one.
+        needs: extra args that the optimizer must be given.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     state_bytes: int
     geometry: str
     spec: MatrixSpec | None
+    needs: frozenset[str]
 
 
 def make_table(
@@ -85,6 +87,7 @@ def make_table(
                 state_bytes[path],
                 rule.entry.geometry,
                 spec,
+                rule.needs,
             )
         )
     return tuple(rows)

@@ -36,11 +36,33 @@ const LAYERS = {
   stable_rank: {
     title: "Stable rank of the update", unit: "Squared Frobenius norm / squared spectral norm",
   },
+  spec_sign_index: {
+    title: "Spec–Sign index", signed: true, bare: true,
+    unit: "Above 0 a spectral step gains more, below 0 a sign step",
+  },
+  spectral_share: {
+    title: "Spectral steps in use", unit: "Share of the layer's matrices", range: [0, 1],
+  },
 };
 const OTHER_LAYERS = {
   update_norm: { title: "Update norm", unit: "Frobenius norm, log scale", log: true },
   weight_norm: { title: "Weight norm", unit: "Frobenius norm, log scale", log: true },
+  det_term: { title: "Index without noise", unit: "Linear scale", signed: true, bare: true },
+  noise_term: { title: "Index: what noise changes", unit: "Linear scale", signed: true },
+  log_snr_ratio: {
+    title: "Signal-to-noise ratio, spectral over sign", unit: "Logarithm", signed: true,
+  },
+  nuclear_rank: {
+    title: "Nuclear rank of the gradient", unit: "Squared nuclear norm / squared Frobenius norm",
+  },
+  ...Object.fromEntries(["euclidean", "sign", "spectral"].map((geometry) => [
+    `noise_scale_${geometry}`,
+    { title: `Noise scale, ${geometry}`, unit: "Batches, log scale", log: true },
+  ])),
 };
+// Whether the curvature of a layer was measured: a mark at its name, and no map.
+const MEASURED = "has_gram";
+const UNMEASURED = " ◇";
 const MAIN = new Set([
   "train/loss", "eval/loss", "time/tokens_per_sec", "time/overall_tokens_per_sec",
   "tokens", "wall_secs", "train/tokens", "eval/tokens",
@@ -307,7 +329,8 @@ function logTicks({ low, high }) {
   return tickvals.length < 2 ? {} : { tickmode: "array", tickvals, ticktext: tickvals.map(brief) };
 }
 
-const brief = (value) => (value >= 1e-3 ? String(value) : value.toExponential());
+const brief = (value) =>
+  (value === 0 || Math.abs(value) >= 1e-3 ? String(value) : value.toExponential());
 
 /** Fills a figure with lines; says in words what it shows. */
 function drawLines(slot, lines, { unit, log, events, note }) {
@@ -371,15 +394,21 @@ function drawKey(list, lines, colours, needed) {
   }
 }
 
+// Blue below zero, orange above; grey, neither light nor dark, in between.
+const SIGNED = [[0, "#00487a"], [0.25, "#4f94c4"], [0.5, "#b9b7b2"], [0.75, "#d08a3f"], [1, "#8a3d00"]];
 // Cividis: even in lightness, and the same to readers with and without colour vision.
 const CIVIDIS = [[0, "#00224e"], [0.13, "#123570"], [0.25, "#3b496c"], [0.38, "#575d6d"],
   [0.5, "#707173"], [0.63, "#8a8678"], [0.75, "#a59c74"], [0.88, "#c3b369"], [1, "#fee838"]];
 
 /** One statistic of all layers over time. */
 function drawMap(slot, run, statistic) {
-  const { log } = mapOf(statistic);
+  const { log, signed, range, bare } = mapOf(statistic);
   const paths = layersOf(run, statistic);
   if (!paths.length) return;
+  const guessed = new Set(bare ? paths.filter((path) => !isMeasured(run, path)) : []);
+  const names = paths.map((path) => path + (guessed.has(path) ? UNMEASURED : ""));
+  slot.caption.textContent = slot.unit + (guessed.size
+    ? `${UNMEASURED}: no Gram matrix of activations, the curvature is a guess from the shape.` : "");
   const curves = paths.map((path) => run.curves[`layer/${path}/${statistic}`]);
   const steps = [...new Set(curves.flatMap((curve) => curve.step))].sort((a, b) => a - b);
   const rows = curves.map((curve) => {
@@ -387,11 +416,11 @@ function drawMap(slot, run, statistic) {
     return steps.map((s) => known.get(s) ?? null);
   });
   const scaled = rows.map((row) => row.map((v) => (v === null || !log ? v : v > 0 ? Math.log10(v) : null)));
-  const limits = usual(scaled.flat());
+  const limits = range ?? (signed ? around0(scaled.flat()) : usual(scaled.flat()));
   const colours = theme();
   const width = slot.plot.clientWidth;
   const tick = width < NARROW ? 10 : 11;
-  const longest = Math.max(...paths.map((path) => path.length));
+  const longest = Math.max(...names.map((name) => name.length));
   const height = Math.min(98 + 17 * paths.length, 1400);
   const layout = layoutOf(colours, width, height, 20);
   layout.hovermode = "closest";
@@ -402,11 +431,11 @@ function drawMap(slot, run, statistic) {
     nticks: width < NARROW ? 5 : 9 });
   Object.assign(layout.yaxis, { autorange: "reversed", showgrid: false,
     tickfont: { size: tick }, tickmode: "array", tickvals: paths.map((_, i) => i),
-    ticktext: paths.map((path) => plain(path.length > cut ? `…${path.slice(1 - cut)}` : path)) });
+    ticktext: names.map((name) => plain(name.length > cut ? `…${name.slice(1 - cut)}` : name)) });
   const data = [{
     type: "heatmap", x: steps.map((s) => AXES[axis].of(run, s)), y: paths.map((_, i) => i),
-    z: scaled, colorscale: CIVIDIS, hoverongaps: false, zsmooth: false,
-    text: rows.map((row, i) => row.map((v) => `${plain(paths[i])}: ${format(v)}`)),
+    z: scaled, colorscale: signed ? SIGNED : CIVIDIS, hoverongaps: false, zsmooth: false,
+    text: rows.map((row, i) => row.map((v) => `${plain(names[i])}: ${format(v)}`)),
     hovertemplate: `%{text}<br>${AXES[axis].title} %{x}<extra></extra>`,
     zmin: limits[0], zmax: limits[1],
     colorbar: { orientation: "h", thickness: 10, len: 1, yref: "container", y: 0, yanchor: "bottom",
@@ -422,6 +451,18 @@ function usual(values) {
   const rank = (part) => known[Math.round(part * (known.length - 1))];
   const [low, high] = [rank(0.01), rank(0.99)];
   return low < high ? [low, high] : [low - 0.5, low + 0.5];
+}
+
+/** The same to both sides of zero, which is the middle colour. */
+function around0(values) {
+  const most = usual(values.map((v) => (v === null ? null : Math.abs(v))))[1];
+  return [-most, most];
+}
+
+/** Whether the newest curvature of a layer comes from its activations. */
+function isMeasured(run, path) {
+  const known = run.curves[`layer/${path}/${MEASURED}`]?.mean;
+  return !known || known[known.length - 1] !== 0;
 }
 
 /** Ticks of a colour bar in the values themselves, also where the colours are logarithms. */
@@ -567,11 +608,13 @@ function layerPlots() {
   }
   const found = new Set(nameSet(isLayer).map((name) => name.slice(name.lastIndexOf("/") + 1)));
   const add = (statistic, where) => {
-    const { title, unit } = mapOf(statistic);
-    keep(where, `layer-${statistic}`, title, `${unit}. Colours end at the 1st and 99th percentile.`,
+    const { title, unit, range } = mapOf(statistic);
+    const ends = range ? "" : " Colours end at the 1st and 99th percentile.";
+    keep(where, `layer-${statistic}`, title, `${unit}.${ends}`,
       (slot) => drawMap(slot, runs[mapped], statistic));
   };
   for (const statistic of Object.keys(LAYERS)) if (found.has(statistic)) add(statistic, parent);
+  found.delete(MEASURED);
   const rest = [...found].filter((statistic) => !(statistic in LAYERS)).sort();
   for (const statistic of rest) add(statistic, body("more-layers", "pairs"));
 }

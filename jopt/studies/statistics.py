@@ -146,6 +146,23 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def proportion_interval(
+    successes: int, count: int, *, level: float = 0.95
+) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson, Probable inference, 1927).
+
+    For independent trials. NaN without any.
+
+    >>> low, high = proportion_interval(8, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.49, 0.943)
+    """
+    if count == 0:
+        return float("nan"), float("nan")
+    found = stats.binomtest(successes, count).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
+
+
 def first_at_most(values: ArrayLike, places: ArrayLike, target: float) -> float:
     """The first place where a curve is at most `target`; infinity where it never is.
 

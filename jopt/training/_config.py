@@ -49,7 +49,12 @@ def default_config() -> ConfigDict:
                     "qk_clip": placeholder(float),
                 },
             },
-            "oracle": {"name": "value_and_grad", "half_difference": False},
+            "oracle": {
+                "name": "value_and_grad",
+                "half_difference": False,
+                # Activation Grams also of embeddings: (vocabulary, vocabulary) each.
+                "token_grams": False,
+            },
             "local_updates": {"name": "none"},
             # Devices on each axis; one of them may be -1, all the rest.
             "mesh": {"replica": 1, "data": 1, "fsdp": 1, "tensor": 1},

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jopt.errors import ConfigError
 from jopt.objectives import Aux
+from jopt.training._grams import NO_GRAMS, Grams, with_grams
 
 PyTree = Any
 COUNTS = ("tokens", "examples")  # metrics that add up over microbatches
@@ -30,6 +31,8 @@ class Gradients(NamedTuple):
         half_difference: half the difference between the gradients of two halves of the
             window, with the covariance of the noise in `grads`; None unless asked for.
         grad_fn: `grad_fn(params)`, the gradient on the same window at other parameters.
+        activation_grams: weight path -> C_A of the whole window, see `Grams`; None
+            unless asked for.
     """
 
     value: jax.Array
@@ -37,6 +40,7 @@ class Gradients(NamedTuple):
     aux: Any
     half_difference: PyTree | None
     grad_fn: Callable[[PyTree], PyTree]
+    activation_grams: dict[str, jax.Array] | None = None
 
 
 class Oracle(NamedTuple):
@@ -44,8 +48,9 @@ class Oracle(NamedTuple):
 
     Attributes:
         init: `init(params) -> oracle_state`.
-        apply: `apply(oracle_state, params, model_state, batch, key) -> (Gradients,
-            oracle_state)`.
+        apply: `apply(oracle_state, params, model_state, batch, key, grams_due=True) ->
+            (Gradients, oracle_state)`. Where `grams_due`, which may be traced, is
+            false, `activation_grams` are NaN and cost nothing.
         skipped: `skipped(oracle_state) -> oracle_state`, from before a step to after it
             where a guard has undone the step; most keep it as it is.
     """
@@ -60,6 +65,7 @@ def value_and_grad(
     *,
     accumulation: int = 1,
     half_difference: bool = False,
+    grams: Grams | None = None,
 ) -> Oracle:
     """The gradient of an objective over a window of `accumulation` microbatches.
 
@@ -73,12 +79,16 @@ def value_and_grad(
         objective: `objective(params, model_state, batch, key) -> (value, Aux)`.
         accumulation: number of microbatches K, static; must divide the batch.
         half_difference: also return sum_k s_k w_k g_k with s = +1 for the first K/2
-            microbatches and -1 for the rest. With K = 1 the batch is halved. It costs
-            no second backward pass.
+            microbatches and -1 for the rest. It costs one more float32 copy of the
+            gradient and its sum, and no second backward pass. With K = 1 the batch is
+            halved and the halves are taken one after the other, on a data mesh each
+            device half of its own rows: the signed sum needs a second reduction of the
+            gradient over the devices, which are given half the rows at a time.
+        grams: the activation Grams to hand out, made of each microbatch inside the
+            scan. `objective` must give their taps.
 
     Metrics are averaged like the value, except the counts `tokens` and `examples`,
-    which are summed. Taps come
-    stacked over microbatches when K > 1.
+    which are summed. Other taps come stacked over microbatches when K > 1.
 
     Fails: `ConfigError` for an odd K > 1 with `half_difference`, or a batch that K does
     not divide.
@@ -95,28 +105,42 @@ def value_and_grad(
         )
     microbatches = 2 if half_difference and accumulation == 1 else accumulation
 
-    def gradients(params, model_state, batch, key):
+    def gradients(params, model_state, batch, key, grams=NO_GRAMS, due=True):
+        measured = with_grams(objective, grams, due)
         if microbatches == 1:
-            (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(
+            (value, (aux, found)), grads = jax.value_and_grad(measured, has_aux=True)(
                 params, model_state, batch, key
             )
-            return value, grads, aux, None
+            return value, grads, aux, None, found
         return _accumulate(
-            objective, params, model_state, batch, key, microbatches, half_difference
+            measured,
+            params,
+            model_state,
+            batch,
+            key,
+            microbatches,
+            half_difference,
+            grams.zeros(),
         )
 
-    def apply(oracle_state, params, model_state, batch, key):
-        value, grads, aux, difference = gradients(params, model_state, batch, key)
+    def apply(oracle_state, params, model_state, batch, key, grams_due=True):
+        value, grads, aux, difference, found = gradients(
+            params, model_state, batch, key, grams or NO_GRAMS, grams_due
+        )
 
         def grad_fn(other):
             return gradients(other, model_state, batch, key)[1]
 
-        return Gradients(value, grads, aux, difference, grad_fn), oracle_state
+        by_weight = None if grams is None else grams.by_weight(found)
+        result = Gradients(value, grads, aux, difference, grad_fn, by_weight)
+        return result, oracle_state
 
     return Oracle(init=lambda params: {}, apply=apply)
 
 
-def _accumulate(objective, params, model_state, batch, key, count, half_difference):
+def _accumulate(
+    objective, params, model_state, batch, key, count, half_difference, no_grams
+):
     micro = {name: _split_rows(rows, count, name) for name, rows in batch.items()}
     weights_K = micro["mask"].reshape(count, -1).sum(axis=1).astype(jnp.float32)
     weights_K = weights_K / jnp.maximum(weights_K.sum(), 1.0)
@@ -129,17 +153,19 @@ def _accumulate(objective, params, model_state, batch, key, count, half_differen
         return jax.tree.map(lambda t, g: t + weight * g.astype(t.dtype), total, grads)
 
     def body(carry, inputs):
-        total, difference, model_state = carry
+        total, difference, grams, model_state = carry
         rows, weight, sign, key = inputs
-        (value, aux), grads = grad_fn(params, model_state, rows, key)
+        (value, (aux, found)), grads = grad_fn(params, model_state, rows, key)
         total = add(total, grads, weight)
         if half_difference:
             difference = add(difference, grads, weight * sign)
-        return (total, difference, aux.model_state), (value, aux.metrics, aux.taps)
+        grams = jax.tree.map(lambda mean, gram: mean + gram / count, grams, found)
+        carry = total, difference, grams, aux.model_state
+        return carry, (value, aux.metrics, aux.taps)
 
-    start = (zeros, zeros if half_difference else None, model_state)
-    (total, difference, model_state), (values_K, metrics_K, taps_K) = jax.lax.scan(
-        body, start, (micro, weights_K, signs_K, keys_K)
+    start = (zeros, zeros if half_difference else None, no_grams, model_state)
+    (total, difference, grams, model_state), (values_K, metrics_K, taps_K) = (
+        jax.lax.scan(body, start, (micro, weights_K, signs_K, keys_K))
     )
 
     def like_params(tree):
@@ -151,7 +177,7 @@ def _accumulate(objective, params, model_state, batch, key, count, half_differen
     }
     aux = Aux(metrics, model_state, taps_K)
     value = jnp.dot(weights_K, values_K)
-    return value, like_params(total), aux, difference
+    return value, like_params(total), aux, difference, grams
 
 
 def _split_rows(rows: jax.Array, count: int, name: str) -> jax.Array:

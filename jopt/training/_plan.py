@@ -26,6 +26,7 @@ from jopt.parallel import (
 from jopt.training._adaptive_batch import AdaptiveBatch
 from jopt.training._batch_sizes import batch_sizes, consumed, counts
 from jopt.training._config import validate
+from jopt.training._grams import Grams, choose_grams
 from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype
 from jopt.training._state import TrainState, state_factory, state_shardings
@@ -155,14 +156,17 @@ def make_plan(config: ConfigDict) -> Plan:
     if config.train.adaptive_batch.enabled:
         _check_smallest(config, mesh)
         adaptive = AdaptiveBatch(config, optimizer.table)
+    grams = _grams(optimizer, config, model, batch)
+    taps = (*watched, *(grams.taps if grams else ()))
 
     def oracles(count: int) -> Oracle:
         oracle = value_and_grad(
-            task.objective(model, taps=tuple(watched)),
+            task.objective(model, taps=taps),
             accumulation=count,
             half_difference=config.oracle.half_difference
             or "half_difference" in optimizer.needs
             or adaptive is not None,
+            grams=grams,
         )
         return oracle if adaptive is None else adaptive.oracle(oracle, count)
 
@@ -207,6 +211,16 @@ def _monitored(
         return optimizer
     tx = monitor(optimizer.tx, every_steps, matrix_specs=model.matrix_specs)
     return optimizer._replace(tx=tx)
+
+
+def _grams(
+    optimizer: Optimizer, config: ConfigDict, model: models.Model, batch: Any
+) -> Grams | None:
+    """Those that the rules need which ask for them; None where no rule does."""
+    if "activation_grams" not in optimizer.needs:
+        return None
+    paths = [row.path for row in optimizer.table if "activation_grams" in row.needs]
+    return choose_grams(model, batch, paths, token_grams=config.oracle.token_grams)
 
 
 def _make_state(

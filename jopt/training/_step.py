@@ -46,8 +46,11 @@ def make_step(
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        due = {}
+        if "activation_grams" in optimizer.needs:
+            due["grams_due"] = grams_due(state.opt_state)
         gradients, oracle_state = oracle.apply(
-            state.oracle_state, state.params, state.model_state, batch, key
+            state.oracle_state, state.params, state.model_state, batch, key, **due
         )
         factor: Metrics = {}
         if learning_rate_factor is not None:
@@ -103,11 +106,32 @@ def _extra_args(
         "value": gradients.value,
         "grad_fn": gradients.grad_fn,
         "half_difference": gradients.half_difference,
+        "activation_grams": gradients.activation_grams,
         # Stacked over microbatches, of which the transform takes the largest.
         "max_attention_logits": gradients.aux.taps,
         "key": key,
     }
     return {name: available[name] for name in needs}
+
+
+def grams_due(opt_state: PyTree) -> jax.Array | bool:
+    """Whether the next update reads `activation_grams`.
+
+    A transform that reads them only now and then says so in a field `grams_due` of its
+    state, a bool scalar about the next update. They are due where any transform wants
+    them, and at every step where none has such a field; if one has it, all that read
+    Grams need it.
+
+    >>> from typing import NamedTuple
+    >>> class Switch(NamedTuple):
+    ...     grams_due: jax.Array
+    >>> states = [Switch(jnp.array(x)) for x in (False, True)]
+    >>> bool(grams_due(states)), bool(grams_due(states[:1])), grams_due({})
+    (True, False, True)
+    """
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: hasattr(node, "grams_due"))
+    found = [node.grams_due for node in nodes if hasattr(node, "grams_due")]
+    return jnp.any(jnp.stack(found)) if found else True
 
 
 def state_metrics(state: PyTree, params: PyTree, root: str = "optim") -> Metrics:

@@ -131,7 +131,9 @@ def test_evaluate_tells_the_domains_apart(training):
     assert abs(mean - float(head.split()[2])) < 2e-4
 
 
-@pytest.mark.parametrize("command", ["evaluate", "report", "watch", "tail", "compare"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "report", "watch", "tail", "compare", "probe"]
+)
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

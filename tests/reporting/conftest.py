@@ -89,6 +89,22 @@ class Folder:
             }
             self.record(step, **values)
 
+    def geometry(self, *steps: int) -> None:
+        """As the geometry switch reports; the last layer has no activations."""
+        for step in steps:
+            figures = {
+                "spec_sign_index": lambda row: 2.0 * row - 1.5,
+                "spectral_share": lambda row: float(row > 0),
+                "noise_scale_sign": lambda row: 3.0 + row,
+                "has_gram": lambda row: float(row < 2),
+            }
+            values = {
+                f"layer/{path}/{figure}": of(row)
+                for row, path in enumerate(LAYERS)
+                for figure, of in figures.items()
+            }
+            self.record(step, **values)
+
     def evaluate(self, step: int, bits: float) -> None:
         self.record(step, eval__bits_per_byte=bits, eval__loss=bits * math.log(2))
 

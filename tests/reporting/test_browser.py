@@ -236,6 +236,32 @@ def test_what_is_folded_is_drawn_when_it_opens(tab, troubled):
     assert seen.overflow() <= 0 and seen.complaints == []
 
 
+def test_maps_of_the_geometry_switch(tab, folder):
+    """Signs have colours of their own; a layer without activations is marked."""
+    run = folder("switch")
+    run.start(0)
+    run.train(1, 60)
+    run.geometry(*range(10, 61, 10))
+    run.done()
+    seen = tab(1400, "light")
+    seen.open(write_report(run.path))
+    drawn = seen.plot("layer-spec_sign_index", "data[0]")
+    assert drawn["zmin"] == -drawn["zmax"] < 0
+    assert drawn["z"][0][-1] == -1.5 and drawn["z"][2][-1] == 2.5
+    names = seen.plot("layer-spec_sign_index", "layout.yaxis.ticktext")
+    assert [name.endswith("◇") for name in names] == [False, False, True]
+    caption = "document.querySelector('[data-plot=layer-{}]').parentElement.innerText"
+    said = seen.page.evaluate(caption.format("spec_sign_index"))
+    assert "no Gram matrix of activations" in said
+    share = seen.plot("layer-spectral_share", "data[0]")
+    assert (share["zmin"], share["zmax"]) == (0, 1)
+    assert "◇" not in seen.page.evaluate(caption.format("spectral_share"))
+    assert seen.drawn("[data-plot=layer-has_gram]") == 0
+    seen.resize(400, "dark")
+    picture(seen, "switch-400-dark")
+    assert seen.overflow() <= 0 and seen.complaints == []
+
+
 def luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     r, g, b = (x / 12.92 if x <= 0.04 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
