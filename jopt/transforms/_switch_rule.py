@@ -187,7 +187,9 @@ class SwitchRule:
         layout = self.polar.views.layout
         bound = layout is not None and layout.is_bound()
         names = tuple(layout.mesh.axis_names) if layout is not None and bound else ()
-        has_gram = jnp.array([float(path in grams) for path in singles.shapes])
+        has_gram = jnp.array(
+            [float(grams.get(path) is not None) for path in singles.shapes]
+        )
         means = singles.means(figures, names)
         rows = jnp.concatenate([means, has_gram[None]]).T
         paths = list(named_leaves(old.choice))

@@ -16,6 +16,7 @@ import pytest
 
 import jopt
 from jopt.optimizers import build
+from jopt.optimizers._options import takes_options_of
 from jopt.tree import map_named
 
 Make = Callable[..., optax.GradientTransformation]
@@ -148,6 +149,7 @@ def qk_clipped(learning_rate: Any, threshold: Any) -> Any:
     return optax.chain(jopt.signum(learning_rate), clip_at_nine)
 
 
+@takes_options_of(jopt.spec_sign.matrices)
 def switching(learning_rate: Any, weight_decay: Any, **options: Any) -> Any:
     """With noise a third of the gradient, and activations for one of the matrices."""
     tx = jopt.spec_sign.matrices(learning_rate, weight_decay=weight_decay, **options)

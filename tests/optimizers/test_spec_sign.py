@@ -348,6 +348,6 @@ def test_on_four_devices_as_on_one(on_devices):
     """Cut in every way: 3e-6 apart under jit, 4e-6 in shard_map; bound 2e-5."""
     script = Path(__file__).parents[1] / "transforms" / "switch_worker.py"
     found = json.loads(on_devices(4, script))
-    assert set(found) == {"jit", "shard_map_where", "shard_map_cond"}
+    assert set(found) == {"jit", "pmap", "shard_map_where", "shard_map_cond"}
     for gap, other, kinds in found.values():
         assert gap < 2e-5 and other == 0 and kinds == 3

@@ -110,6 +110,10 @@ def main():
         )
         result = jax.block_until_ready(jax.jit(mapped)(placed))
         found[f"shard_map_{mode}"] = compare(jax.device_get(result), wanted)
+    copies = jax.tree.map(lambda x: jnp.stack([x] * 4), steps)
+    each = jax.pmap(several(None, grams, "where"))(copies)
+    third = jax.tree.map(lambda x: x[3], jax.device_get(jax.block_until_ready(each)))
+    found["pmap"] = compare(third, wanted)
     print(json.dumps(found))
 
 
