@@ -1,5 +1,7 @@
 """One decision under jit, vmap, pmap and shard_map, on four simulated devices.
 
+  python modes_worker.py METHOD
+
 Prints JSON: `gaps`, the largest relative difference to jit by mode; `choices`, whether
 all devices of a mode decide as jit does; `sent`, the bytes of the all-reduces of the
 mean alone, of the half difference alone and of both; `local`, whether each device finds
@@ -9,6 +11,7 @@ the curvature of a Gram matrix of its own.
 from __future__ import annotations
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +24,7 @@ from jopt.parallel import collectives
 
 P = PartitionSpec
 DEVICES = 4
+METHOD = sys.argv[1]
 SPECS = {
     "stack": jopt.MatrixSpec((1,), (2,)),
     "fused": jopt.MatrixSpec((0,), (1,), split=(8, 4), heads=(2, 1)),
@@ -31,7 +35,7 @@ SHAPES = {"stack": (3, 6, 4), "fused": (6, 12), "gain": (5,)}
 
 def decide(mean, difference):
     grams = {path: gram() for path in SPECS}
-    stats = criteria.tree_stats(mean, difference, SPECS)
+    stats = criteria.tree_stats(mean, difference, SPECS, method=METHOD)
     curvature = criteria.tree_curvature(grams, mean, SPECS)
     return {
         path: (

@@ -12,10 +12,14 @@ import pytest
 from jopt import criteria
 from jopt.errors import ConfigError
 
+# `svd` compiles faster; the default method is `polar`.
+METHODS = ["svd", pytest.param("polar", marks=pytest.mark.slow)]
 
-@pytest.fixture(scope="module")
-def found(on_devices):
-    return json.loads(on_devices(4, Path(__file__).with_name("modes_worker.py")))
+
+@pytest.fixture(scope="module", params=METHODS)
+def found(on_devices, request):
+    script = Path(__file__).with_name("modes_worker.py")
+    return json.loads(on_devices(4, script, request.param))
 
 
 @pytest.mark.devices
