@@ -20,6 +20,8 @@ RATES = {
     "lion": 0.0004,
     "sign_muon": 0.007,
     "lion_muon": 0.007,
+    "spec_sign": 0.007,
+    "spec_sign_random": 0.007,
     "muon": 0.007,
     "muon_hyperball": 0.01,
     "normuon": 0.007,

@@ -31,6 +31,9 @@ class Method(NamedTuple):
 # Which dtype the products of a polar factor have is then a part of a run's config.
 _POLAR = {"compute_dtype": "auto"}
 
+# One average of the length that suits Muon here, in place of a dual one.
+_SHORT = {"b1": 0.81, "b2": 0.9, "initial": "spectral", "hysteresis": 0.1}
+
 METHODS: dict[str, Method] = {
     "adamw": Method("adamw", {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1}),
     "sign_sgd": Method("sign_sgd", {}),
@@ -38,6 +41,10 @@ METHODS: dict[str, Method] = {
     "lion": Method("lion", {"b1": 0.9, "b2": 0.99}),
     "sign_muon": Method("sign_muon", _POLAR),
     "lion_muon": Method("lion_muon", _POLAR),
+    "spec_sign": Method("spec_sign", _POLAR | _SHORT),
+    "spec_sign_random": Method(
+        "spec_sign", _POLAR | _SHORT | {"criterion": "random", "rate": 0.1}
+    ),
     "muon": Method("muon", _POLAR | {"beta": 0.9}),
     "muon_hyperball": Method(
         "muon", _POLAR | {"beta": 0.9, "control": {"hyperball": True}}

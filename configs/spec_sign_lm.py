@@ -1,0 +1,17 @@
+"""Byte language model on 38 plays: each matrix takes sign or spectral steps, by evidence.
+
+python train.py --config=configs/spec_sign_lm.py
+"""
+
+from jopt.training import presets
+from jopt.training.methods import method_rule
+
+
+def get_config(arg=""):
+    config = presets.language_model(arg)
+    config.optim.order = ("matrix", "rest")
+    config.optim.rules.matrix = method_rule(
+        "spec_sign", r"blocks/.*/kernel", {"spec_sign": 0.007}
+    )
+    config.optim.rules.rest = presets.rule(r".*", "adamw", 0.015, b1=0.8, b2=0.95)
+    return config
