@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -53,6 +54,7 @@ MIXED = {
 THREE = {"criterion": "random", "rate": 0.0, "geometries": CODES, "initial": MIXED}
 
 
+@pytest.mark.slow
 def test_all_modes_make_the_same_step_of_one_size():
     """Each matrix apart has its RMS, also of low rank, and the modes agree."""
     grads = GRADS[0] | {"matrix": jnp.outer(jnp.arange(1.0, 7), jnp.arange(1.0, 5))}
@@ -189,15 +191,16 @@ def test_coins_have_their_rate_and_shares(shares):
     count, rate = 20_000, 0.1
     draws = jax.random.uniform(jax.random.key(0), (31, 2, count))
     choice = Choice(jnp.zeros(count, jnp.int32), jnp.full(count, -1))
-    geometries, changes, spectral = ("sign", "spectral"), [], []
+    changes, spectral = [], []
+    flip = jax.jit(
+        partial(toss, geometries=("sign", "spectral"), rate=rate, shares=shares)
+    )
     for step in range(31):
         old = choice
-        choice = toss(
-            draws[step], old, jnp.int32(step), geometries, rate=rate, shares=shares
-        )
+        choice = flip(draws[step], old, jnp.int32(step))
         if step:
-            changes.append(float(jnp.mean(choice.geometry != old.geometry)))
-        spectral.append(float(jnp.mean(choice.geometry == 1)))
+            changes.append(np.mean(np.asarray(choice.geometry != old.geometry)))
+        spectral.append(np.mean(np.asarray(choice.geometry)))
     assert np.mean(changes) == pytest.approx(rate, abs=5 * 0.3 / np.sqrt(30 * count))
     share = 0.5 if shares is None else 0.8
     assert np.abs(np.array(spectral) - share).max() < 5 * 0.5 / np.sqrt(count)
@@ -223,6 +226,7 @@ def test_a_broken_matrix_is_alone_and_comes_back():
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(broken))
 
 
+@pytest.mark.slow
 def test_zero_gradients_decide_nothing_and_leaves_may_be_missing():
     params = {name: PARAMS[name] for name in ("matrix", "stack", "heads")}
     specs = {name: SPECS[name] for name in ("stack", "heads")}
@@ -272,9 +276,8 @@ def test_wrong_arguments():
 
 
 def test_dwell_as_a_part_of_the_run_and_when_grams_are_due():
-    tx = scale_by_geometry_switch(
-        every=3, min_dwell_fraction=0.5, total_steps=8, initial="spectral"
-    )
+    settings = {"min_dwell_fraction": 0.5, "total_steps": 8, "initial": "spectral"}
+    tx = scale_by_geometry_switch(every=3, steps=1, compute_dtype="float32", **settings)
     # The sign is ahead by 0.14, and the first step that may say so is number 6.
     params = {"w": jnp.eye(4)}
     g, quiet = {"w": jnp.ones((4, 4)).at[0, 0].set(-1)}, {"w": jnp.eye(4) / 100}
@@ -314,8 +317,8 @@ def test_half_differences_reach_the_matrices_of_a_model_alone():
     noise = {"mlp": NOISE[0]["matrix"], "bias": jnp.full(3, jnp.nan)}
     grams = {"mlp": GRAMS["matrix"], "bias": jnp.eye(3)}
     extra = {"half_difference": noise, "activation_grams": grams}
-    tx = jopt.spec_sign(RATE, **(EXACT | {"matrix_specs": None}))
-    updates, state = tx.update(params, tx.init(params), params, **extra)
+    tx = jopt.spec_sign(RATE, **(CHEAP | {"matrix_specs": None}))
+    updates, state = jax.jit(tx.update)(params, tx.init(params), params, **extra)
     assert list(read_choices(state)) == ["mlp"]
     (switch,) = (
         x
@@ -348,6 +351,6 @@ def test_on_four_devices_as_on_one(on_devices):
     """Cut in every way: 3e-6 apart under jit, 4e-6 in shard_map; bound 2e-5."""
     script = Path(__file__).parents[1] / "transforms" / "switch_worker.py"
     found = json.loads(on_devices(4, script))
-    assert set(found) == {"jit", "pmap", "shard_map_where", "shard_map_cond"}
+    assert set(found) == {"jit", "pmap", "shard_map"}
     for gap, other, kinds in found.values():
-        assert gap < 2e-5 and other == 0 and kinds == 3
+        assert gap < 2e-5 and other == 0 and kinds >= 2
