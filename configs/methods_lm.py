@@ -21,6 +21,7 @@ RATES = {
     "sign_muon": 0.007,
     "lion_muon": 0.007,
     "spec_sign": 0.007,
+    "spec_sign_directional": 0.007,
     "spec_sign_random": 0.007,
     "muon": 0.007,
     "muon_hyperball": 0.01,

@@ -1,4 +1,4 @@
-"""Byte language model on 38 plays: each matrix takes sign or spectral steps, by evidence.
+"""Byte language model on 38 plays: matrices take sign or spectral steps, by evidence.
 
 python train.py --config=configs/spec_sign_lm.py
 """

@@ -7,7 +7,7 @@ each on five fresh seeds. `:smoke` is a check of seconds, not a result. `:full` 
 `:tiny`. `python -m jopt study optimizers_lm` runs and compares it.
 """
 
-from jopt.studies import compare_methods
+from jopt.studies import compare_on_language
 
 MUON = (0.002, 0.02)  # Updates of RMS 0.2.
 SIGN = (0.0001, 0.001)  # Updates of RMS 1.
@@ -26,26 +26,7 @@ RATES = {
     "muon_hyperball": (0.003, 0.03),
     "recipe": MUON,
 }
-# A model and a run of seconds.
-SMOKE = {
-    "model": {"num_layers": 1, "embed_dim": 32, "num_heads": 2},
-    "data": {"seq_len": 32},
-    "train": {"steps": 30},
-}
 
 
 def get_config(arg=""):
-    config = compare_methods(
-        "configs/methods_lm.py:{method},micro", RATES, (0.003, 0.03), arg
-    )
-    config.overrides.eval = {"sample_tokens": 0}
-    if arg == "smoke":
-        config.overrides.update(SMOKE)
-        config.overrides.eval.batch_size = 512
-    elif arg == "full":
-        config.final.size = "tiny"
-        config.final.overrides.checkpoint = {"every_steps": 1000}
-    else:
-        # Steps to a target are told apart to so many steps.
-        config.final.overrides.eval = {"every_steps": 50}
-    return config
+    return compare_on_language(RATES, arg)

@@ -18,6 +18,13 @@ BUDGETS = {
     "default": (12, (1, 2, 3, 4, 5)),
     "full": (12, (1, 2, 3, 4, 5)),
 }
+# A language model and a run of seconds.
+SMOKE = {
+    "model": {"num_layers": 1, "embed_dim": 32, "num_heads": 2},
+    "data": {"seq_len": 32},
+    "train": {"steps": 30},
+    "eval": {"batch_size": 512},
+}
 
 
 def compare_methods(
@@ -53,4 +60,28 @@ def compare_methods(
         )
     # Runs of seconds need neither checkpoints nor a text that nobody reads.
     config.overrides = nested({"checkpoint.every_steps": 0, "report.html": False})
+    return config
+
+
+def compare_on_language(rates: Mapping[str, Range], size: str) -> ConfigDict:
+    """`compare_methods` on the byte language model of `configs/methods_lm.py`.
+
+    All trials are of its size `micro`, and so are the final runs unless `size` is
+    `full`: these are `tiny`.
+
+    >>> compare_on_language({"muon": (0.001, 0.01)}, "full").final.size
+    'tiny'
+    """
+    config = compare_methods(
+        "configs/methods_lm.py:{method},micro", rates, (0.003, 0.03), size
+    )
+    config.overrides.eval = {"sample_tokens": 0}
+    if size == "smoke":
+        config.overrides.update(SMOKE)
+    elif size == "full":
+        config.final.size = "tiny"
+        config.final.overrides.checkpoint = {"every_steps": 1000}
+    else:
+        # Steps to a target are told apart to so many steps.
+        config.final.overrides.eval = {"every_steps": 50}
     return config

@@ -35,6 +35,11 @@ STUDIES = {
         "configs/sweeps/optimizers_lm.py",
         against="adamw",
     ),
+    "geometries_lm": Study(
+        "Does choosing sign or spectral steps layer by layer pay on a language model?",
+        "configs/sweeps/geometries_lm.py",
+        against="spec_sign",
+    ),
     "optimizers_digits": Study(
         "Which optimizers are better than AdamW for the matrices of a perceptron?",
         "configs/sweeps/optimizers_digits.py",

@@ -31,8 +31,8 @@ class Method(NamedTuple):
 # Which dtype the products of a polar factor have is then a part of a run's config.
 _POLAR = {"compute_dtype": "auto"}
 
-# One average of the length that suits Muon here, in place of a dual one.
-_SHORT = {"b1": 0.81, "b2": 0.9, "initial": "spectral", "hysteresis": 0.1}
+# The momentum of Muon here, and measurements that cost little.
+_SWITCH = _POLAR | {"b1": 0.81, "b2": 0.9, "initial": "spectral", "every": 20.0}
 
 METHODS: dict[str, Method] = {
     "adamw": Method("adamw", {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1}),
@@ -41,9 +41,11 @@ METHODS: dict[str, Method] = {
     "lion": Method("lion", {"b1": 0.9, "b2": 0.99}),
     "sign_muon": Method("sign_muon", _POLAR),
     "lion_muon": Method("lion_muon", _POLAR),
-    "spec_sign": Method("spec_sign", _POLAR | _SHORT),
+    "spec_sign": Method("spec_sign", _SWITCH | {"curvature": "worst_case"}),
+    "spec_sign_directional": Method("spec_sign", _SWITCH | {"curvature": "auto"}),
+    # Changes as often as the one above does on the language model.
     "spec_sign_random": Method(
-        "spec_sign", _POLAR | _SHORT | {"criterion": "random", "rate": 0.1}
+        "spec_sign", _SWITCH | {"criterion": "random", "rate": 0.01}
     ),
     "muon": Method("muon", _POLAR | {"beta": 0.9}),
     "muon_hyperball": Method(

@@ -28,25 +28,27 @@ Choices = str | Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class GeometrySteps:
-    """Directions to steps of one RMS in several geometries.
+    """Directions to steps of one RMS in several geometries, or another for signs.
 
-    sign: rms sign(C); spectral: rms sqrt(M N) P / ||P||_F, P the polar factor of C;
-    euclidean: the same with C in the place of P.
+    sign: sign_rms sign(C); spectral: rms sqrt(M N) P / ||P||_F with the polar factor P
+    of C; euclidean: the same with C in the place of P.
 
     Attributes:
         geometries: that are offered.
         polar: of the spectral steps.
         scaled: to the RMS, mode `unit_rms`.
+        sign_rms: of sign steps.
     """
 
     geometries: tuple[GeometryName, ...]
     polar: PolarMap
     scaled: ShapeMap
+    sign_rms: jax.typing.ArrayLike
 
     def step(self, name: GeometryName, tree: PyTree) -> PyTree:
         """The step of one geometry for all matrices of a tree."""
         if name == "sign":
-            return jax.tree.map(lambda x: self.scaled.rms * x, sign_tree(tree))
+            return jax.tree.map(lambda x: self.sign_rms * x, sign_tree(tree))
         return self.scaled(self.polar(tree) if name == "spectral" else tree)
 
     def among(self, specs: Mapping[str, MatrixSpec]) -> GeometrySteps:

@@ -47,6 +47,7 @@ def scale_by_geometry_switch(
     b2: jax.typing.ArrayLike = 0.99,
     mu_dtype: jax.typing.DTypeLike | None = None,
     rms: jax.typing.ArrayLike = ADAMW_RMS,
+    sign_rms: jax.typing.ArrayLike | None = None,
     curvature: SwitchCurvature = "auto",
     signal: SwitchSignal = "gradient",
     ema_decay: jax.typing.ArrayLike = 0.95,
@@ -78,7 +79,7 @@ def scale_by_geometry_switch(
     With one memory M for all geometries, C = b1 M + (1 - b1) G, M <- b2 M + (1 - b2) G,
     an M x N matrix gets, all of one RMS, so that a change of geometry is none of size,
 
-    - sign: rms sign(C);
+    - sign: rms sign(C), or of another `sign_rms`;
     - spectral: rms sqrt(M N) P / ||P||_F, P = polar(C);
     - euclidean: rms sqrt(M N) C / ||C||_F.
 
@@ -113,7 +114,9 @@ def scale_by_geometry_switch(
         geometries: `spectral` and one or two others. The first in the order sign,
             spectral, euclidean is used until there is a decision. Static.
         b1, b2, mu_dtype: as in `lion_muon`.
-        rms: of every update.
+        rms: of every update. With one rate for all geometries a change then changes no
+            size; the best sizes may differ.
+        sign_rms: of sign updates; None is `rms`. LionMuon's two rates have a quarter.
         curvature: static. `directional`: L_g = tr(D^T C_A D) along the unit step D of
             the geometry. `worst_case`: its upper bound. `dimension`, without
             activations: L_max / L_op = fan-out sqrt(fan-in), L_F / L_op = 1 /
@@ -211,7 +214,8 @@ def scale_by_geometry_switch(
         distribute=distribute,
         **where,
     )
-    made = GeometrySteps(offered, polar, shape_map("unit_rms", rms=rms, **where))
+    scaled = shape_map("unit_rms", rms=rms, **where)
+    made = GeometrySteps(offered, polar, scaled, rms if sign_rms is None else sign_rms)
     by_svd = stats_method == "svd"
     rule = SwitchRule(
         criterion=read_criterion(criterion),

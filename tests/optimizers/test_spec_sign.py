@@ -85,6 +85,15 @@ def program(g, tx, **extra):
     return products([e for e in eqns if e not in conds]), sides
 
 
+def test_signs_may_have_a_size_of_their_own():
+    params = {"w": jnp.ones((4, 3))}
+    rates = {"initial": "sign", "every": jnp.inf, "criterion": "det"}
+    tx = scale_by_geometry_switch(rms=0.2, sign_rms=0.05, **rates)
+    grads = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)}
+    update, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(update["w"], 0.05 * np.sign(grads["w"]))
+
+
 def test_what_is_computed_when():
     """Measuring only in steps that measure; polar factors only where a mode wants."""
     g = {"up": jnp.ones((4, 6)), "down": jnp.ones((6, 4))}
