@@ -357,9 +357,9 @@ def test_gram_matrices_of_heads():
 @pytest.mark.devices
 @pytest.mark.slow
 def test_on_four_devices_as_on_one(on_devices):
-    """Cut in every way: 3e-6 apart under jit, 4e-6 in shard_map; bound 2e-5."""
+    """Cut by rows, columns, both and stacks: 4e-7 apart, bound 4e-6; pmap: the same."""
     script = Path(__file__).parents[1] / "transforms" / "switch_worker.py"
     found = json.loads(on_devices(4, script))
     assert set(found) == {"jit", "pmap", "shard_map"}
     for gap, other, kinds in found.values():
-        assert gap < 2e-5 and other == 0 and kinds >= 2
+        assert gap < 4e-6 and other == 0 and kinds >= 2
