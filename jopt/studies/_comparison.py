@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from jopt.errors import check_choice
 from jopt.studies import statistics
 from jopt.studies._sides import Result, Side
 
@@ -70,13 +70,21 @@ class Comparison:
 
 
 def compare(
-    sides: Sequence[Side], metric: str, target: float | None = None
+    sides: Sequence[Side],
+    metric: str,
+    target: float | None = None,
+    against: str | None = None,
 ) -> Comparison:
     """Compares sides over the seeds that all of them have a result for.
 
     The default target is the worst result of all, which every run that did not diverge
-    reaches at its end.
+    reaches at its end. With the name of one side to compare all others `against`, the
+    family of tests is that much smaller; name it before the results are seen.
     """
+    names = [side.name for side in sides]
+    if against is not None:
+        check_choice("side to compare against", against, names)
+    baseline = None if against is None else names.index(against)
     seeds = tuple(sorted(set.intersection(*(set(_finished(s)) for s in sides))))
     values = np.array(
         [[side.results[seed].value for seed in seeds] for side in sides]
@@ -90,8 +98,8 @@ def compare(
         seeds,
         target,
         tuple(_row(side, values[i], seeds, target) for i, side in enumerate(sides)),
-        tuple(_pairs(sides, values, claims=not obstacles)) if seeds else (),
-        len(statistics.ordered_pairs(len(sides))),
+        tuple(_pairs(sides, values, baseline, claims=not obstacles)) if seeds else (),
+        len(statistics.ordered_pairs(len(sides), baseline)),
         obstacles,
     )
 
@@ -160,11 +168,11 @@ def _median(values: Iterable[float]) -> float:
 
 
 def _pairs(
-    sides: Sequence[Side], values: np.ndarray, *, claims: bool
+    sides: Sequence[Side], values: np.ndarray, against: int | None, *, claims: bool
 ) -> Iterator[Pair]:
-    pvalues, adjusted = statistics.family_pvalues(values)
-    order = statistics.ordered_pairs(len(sides))
-    for i, j in itertools.combinations(range(len(sides)), 2):
+    pvalues, adjusted = statistics.family_pvalues(values, against)
+    order = statistics.ordered_pairs(len(sides), against)
+    for i, j in (pair for pair in order if pair[0] < pair[1]):
         if values[j].mean() < values[i].mean():
             i, j = j, i
         place = order.index((i, j))

@@ -24,7 +24,8 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     try:
         metric = args.metric or default_metric(args.folders)
-        found = compare(read_sides(args.folders, metric), metric, args.target)
+        sides = read_sides(args.folders, metric)
+        found = compare(sides, metric, args.target, args.against)
         if args.csv:
             write_text(args.csv, as_csv(found))
         if args.html:
@@ -49,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", help="name in the result of a run; smaller wins")
     parser.add_argument(
         "--target", type=float, help="time to this value is told; default: the worst"
+    )
+    parser.add_argument(
+        "--against", metavar="SIDE", help="compare all others with this one alone"
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write as CSV too")
     parser.add_argument("--html", type=Path, metavar="FILE", help="and as a page")

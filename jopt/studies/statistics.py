@@ -92,19 +92,29 @@ def holm(pvalues: ArrayLike) -> np.ndarray:
     return adjusted
 
 
-def ordered_pairs(arms: int) -> list[tuple[int, int]]:
-    """All (i, j) with i ≠ j: the claims "i is better than j" that a table can make."""
-    return list(itertools.permutations(range(arms), 2))
+def ordered_pairs(arms: int, against: int | None = None) -> list[tuple[int, int]]:
+    """All (i, j) with i ≠ j: the claims "i is better than j" that a table can make.
+
+    With one arm that the others are compared `against`, only the pairs that it is in.
+
+    >>> ordered_pairs(3, against=1)
+    [(0, 1), (1, 0), (1, 2), (2, 1)]
+    """
+    pairs = itertools.permutations(range(arms), 2)
+    return [pair for pair in pairs if against is None or against in pair]
 
 
-def family_pvalues(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """p-values and Holm-adjusted ones of every claim: [..., k, n] -> [..., k (k − 1)].
+def family_pvalues(
+    values: ArrayLike, against: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """p-values and Holm-adjusted ones of every claim: [..., k, n] -> [..., pairs].
 
     In the order of `ordered_pairs`. Both directions of a pair are in the family, since
     a table names the better one after the results are seen.
     """
     values = np.asarray(values, np.float64)
-    first, second = np.array(ordered_pairs(values.shape[-2]), int).reshape(-1, 2).T
+    pairs = ordered_pairs(values.shape[-2], against)
+    first, second = np.array(pairs, int).reshape(-1, 2).T
     p = paired_pvalues(values[..., first, :], values[..., second, :])
     return p, holm(p)
 

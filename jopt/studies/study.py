@@ -16,20 +16,29 @@ SIZES = ("smoke", "default", "full")
 
 
 class Study(NamedTuple):
-    """A row of the table: a question, and the sweep config that answers it."""
+    """A row of the table.
+
+    Attributes:
+        question: what is asked.
+        config: of the sweep that answers it.
+        against: the arm that all others are compared with.
+    """
 
     question: str
     config: str
+    against: str
 
 
 STUDIES = {
     "optimizers_lm": Study(
-        "Which optimizer is best for the matrices of a language model?",
+        "Which optimizers are better than AdamW for the matrices of a language model?",
         "configs/sweeps/optimizers_lm.py",
+        against="adamw",
     ),
     "optimizers_digits": Study(
-        "Which optimizer is best for the matrices of a perceptron?",
+        "Which optimizers are better than AdamW for the matrices of a perceptron?",
         "configs/sweeps/optimizers_digits.py",
+        against="adamw",
     ),
 }
 
@@ -58,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     folder = sweep.default_folder(line)
     print(f"\n{study.question}\n", flush=True)
     tables = [f"--csv={folder / 'compare.csv'}", f"--html={folder / 'compare.html'}"]
-    return compare.main([str(folder), *tables])
+    return compare.main([str(folder), f"--against={study.against}", *tables])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -92,6 +92,19 @@ def test_a_difference_far_beyond_its_spread_is_claimed(at, capsys):
     assert got["a", "b", "claimed"] == "True"
 
 
+def test_against_one_side_there_are_fewer_tests(at, capsys):
+    folders = [name for arm in "abc" for name in write_arm(at, arm, LOW)]
+    assert main(folders) == 0
+    assert "over the 6 ordered pairs" in capsys.readouterr().out
+    assert main([*folders, "--against=b", "--csv=out.csv"]) == 0
+    assert "over the 4 ordered pairs" in capsys.readouterr().out
+    rows = csv.DictReader(io.StringIO((at / "out.csv").read_text()))
+    pairs = {(r["first"], r["second"]) for r in rows if r["second"]}
+    assert len(pairs) == 2 and all("b" in pair for pair in pairs)
+    assert main([*folders, "--against=d"]) == 2
+    assert "a, b, c" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -110,7 +110,7 @@ def run(tx, start, updates):
         w = optax.apply_updates(w, moves)
         return (w, state), w
 
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *updates)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *updates)
     start = jax.tree.map(jnp.asarray, start)
     return jax.jit(lambda: jax.lax.scan(step, (start, tx.init(start)), stacked)[1])()
 
