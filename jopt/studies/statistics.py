@@ -154,3 +154,22 @@ def first_at_most(values: ArrayLike, places: ArrayLike, target: float) -> float:
     """
     reached = np.asarray(values, np.float64) <= target
     return float(np.asarray(places)[np.argmax(reached)]) if reached.any() else np.inf
+
+
+def wilson_interval(
+    successes: int, trials: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Wilson's score interval of a share; NaN without trials.
+
+    It takes the trials as independent (Wilson, Probable inference, the law of
+    succession, and statistical inference, 1927).
+
+    >>> low, high = wilson_interval(9, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.596, 0.982)
+    """
+    if trials == 0:
+        return float("nan"), float("nan")
+    found = stats.binomtest(int(successes), int(trials))
+    low, high = found.proportion_ci(level, method="wilson")
+    return float(low), float(high)
