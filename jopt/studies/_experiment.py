@@ -90,6 +90,11 @@ def main(experiment: Experiment, name: str, size: str, argv: Sequence[str]) -> i
     return EXIT_DONE
 
 
+def has_matplotlib() -> bool:
+    """Whether figures can be drawn; nothing is imported."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def as_csv(rows: Sequence[Row]) -> str:
     """Rows of the same keys as CSV.
 
@@ -158,10 +163,10 @@ def _write(summary: Summary, folder: Path) -> None:
     write_text(folder / "summary.csv", as_csv(summary.rows))
     write_text(folder / "summary.md", summary.text + "\n")
     print(f"\n{summary.text}\n")
-    if importlib.util.find_spec("matplotlib") is None:
-        print("no figure: it needs matplotlib, pip install 'jopt[docs]'; then again")
-    else:
+    if has_matplotlib():
         summary.draw(folder / "figure.svg")
+    else:
+        print("no figure: it needs matplotlib, pip install 'jopt[docs]'; then again")
     print(f"{folder}: tables in summary.md and summary.csv, all rows in {ROWS}")
 
 
