@@ -12,6 +12,8 @@ from jopt.studies._experiment import Row, Summary
 
 # S seeds; T logged steps.
 
+# Below this part of the first loss, two losses differ by rounding.
+FLOOR = 1e-8
 PATHS = ("gradient", "spectral", "criterion")
 # What the specification has for width 100: (lowest, highest).
 QUOTED = {
@@ -47,7 +49,9 @@ def summarize(rows: Sequence[Row]) -> Summary:
         f"{seeds} seeds. The path `criterion` takes at each step what nr(G) >= "
         "st(A) says. "
         "`decisions right`: the share of steps at which the step that it prefers has "
-        f"the lower loss after it.\n\n{table}"
+        f"the lower loss after it.\n\n{table}\n\n"
+        "At the logged steps of all paths and seeds, above rounding: how often the "
+        f"spectral step has the lower loss after it.\n\n{_by_ratio(rows)}"
     )
     return Summary(text, found, lambda path: _draw(rows, path))
 
@@ -69,6 +73,32 @@ def ranges(rows: Sequence[Row]) -> list[Row]:
                 }
             )
     return found
+
+
+def _by_ratio(rows: Sequence[Row]) -> str:
+    """Whether the spectral step is better, by nr(G) / st(A).
+
+    Guaranteed: from 2 on, always.
+    """
+    names = ("below 1", "1 to 2", "2 or more")
+    counts: dict[str, np.ndarray] = {}
+    # All paths begin at 0, with one loss.
+    first = {row["chunk"]: float(row["gradient_loss"]) for row in reversed(rows)}
+    for row in rows:
+        for path in PATHS:
+            if float(row[f"{path}_loss"]) <= FLOOR * first[row["chunk"]]:
+                continue
+            ratio = float(row[f"{path}_nuclear_rank"]) / float(row["stable_rank"])
+            better = float(row[f"{path}_better"])
+            table = counts.setdefault(row["activation"], np.zeros((3, 2), int))
+            table[np.searchsorted((1, 2), ratio, side="right")] += (int(better), 1)
+    return markdown_table(
+        ["activation", *(f"nr / st {name}" for name in names)],
+        [
+            [activation, *(f"{won} of {count}" for won, count in table)]
+            for activation, table in counts.items()
+        ],
+    )
 
 
 def _quantities(rows: Sequence[Row]) -> dict[str, np.ndarray]:

@@ -50,7 +50,7 @@ class Rule(NamedTuple):
         single: share of the steps that would choose spectral on their own.
     """
 
-    index: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # it hides tuple.index
     chosen: jax.Array
     single: jax.Array
 

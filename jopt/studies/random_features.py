@@ -15,10 +15,7 @@ import numpy as np
 from jopt.errors import check_choice
 from jopt.studies._experiment import Experiment, Row
 from jopt.studies._feature_paths import ACTIVATIONS, make_problem, run_paths
-from jopt.studies._features_table import PATHS, summarize
-
-# Below this part of the first loss, two losses differ by rounding.
-FLOOR = 1e-8
+from jopt.studies._features_table import FLOOR, PATHS, summarize
 
 
 class Size(NamedTuple):
@@ -85,7 +82,7 @@ def compute(chunk: Chunk) -> list[Row]:
 
     `right` counts the steps before and at this one where the step that the criterion
     prefers has the lower loss after it, of `counted` steps: those above rounding;
-    `chosen` those where it prefers spectral.
+    `chosen` those of them where it prefers spectral.
     """
     problem = make_problem(chunk.activation, chunk.seed, chunk.width)
     stable, found = jax.tree.map(np.asarray, run_paths(problem, chunk.steps))
@@ -93,7 +90,7 @@ def compute(chunk: Chunk) -> list[Row]:
     columns = found._asdict() | {
         "counted": np.cumsum(counted, -1),
         "right": np.cumsum(counted & (found.spectral == found.better), -1),
-        "chosen": np.cumsum(found.spectral, -1),
+        "chosen": np.cumsum(counted & (found.spectral > 0), -1),
     }
     return [
         {

@@ -63,8 +63,8 @@ def test_the_figure(tmp_path):
     pytest.importorskip("matplotlib")
     from jopt.studies.random_features import EXPERIMENT
 
-    chunks = EXPERIMENT.chunks("smoke").values()
-    rows = [row for chunk in chunks for row in compute(chunk)]
+    chunks = EXPERIMENT.chunks("smoke").items()
+    rows = [{"chunk": name, **row} for name, chunk in chunks for row in compute(chunk)]
     EXPERIMENT.summarize(rows).draw(tmp_path / "figure.svg")
     assert "st(A)" in (tmp_path / "figure.svg").read_text()
 
