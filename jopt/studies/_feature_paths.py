@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.criteria import nuclear_stable_criterion
+from jopt.criteria import stable_rank_from_gram
+from jopt.criteria._stats import inner
 from jopt.linalg import frobenius_norm, svd_polar
 from jopt.linalg._einsum import einsum
 
@@ -72,15 +73,17 @@ def make_problem(activation: str, seed: int, width: int = 100) -> Problem:
 def run_paths(problem: Problem, steps: int) -> tuple[jax.Array, Step]:
     """Descends from 0 by gradient steps, by spectral steps, and as the criterion says.
 
-    The step sizes are those of the guaranteed decreases: gradient steps W - G / L_F
-    with L_F = lambda_max(C), spectral ones W - ||G||_nuc / L_op polar(G) with L_op =
-    tr C, C = A^T A / D. Polar factors and nuclear norms are exact (SVD).
+    The step sizes are those of the guaranteed decreases: gradient steps W - G / L_F,
+    spectral ones W - ||G||_nuc / L_op polar(G), with L_op = tr C, L_F = lambda_max(C) =
+    L_op / st(A), C = A^T A / D. Polar factors and nuclear norms are exact (SVD).
 
     Returns: st(A), and what holds at steps 0 to `steps` on the three paths.
     """
     features, targets = problem
     gram = einsum("dm,dk->mk", features, features) / len(features)
-    l_f, l_op = jnp.linalg.eigvalsh(gram)[-1], jnp.trace(gram)
+    stable = stable_rank_from_gram(gram)
+    l_op = jnp.trace(gram)
+    l_f = l_op / stable
 
     def residual(w: jax.Array) -> jax.Array:
         return einsum("dm,mn->dn", features, w) - targets
@@ -90,11 +93,13 @@ def run_paths(problem: Problem, steps: int) -> tuple[jax.Array, Step]:
 
     def step(w: jax.Array, path: jax.Array) -> tuple[jax.Array, Step]:
         g = einsum("dm,dn->mn", features, residual(w)) / len(features)
-        rank, _, log_ratio = nuclear_stable_criterion(g, gram, method="svd")
-        chosen = log_ratio >= 0
+        # As nuclear_stable_criterion, with the nuclear norm from the one polar factor.
+        polar = svd_polar(g[None])[0]
+        length = inner(g, polar)
+        rank = (length / frobenius_norm(g)) ** 2
+        chosen = rank >= stable
         gradient_step = w - g / l_f
-        length = jnp.sqrt(rank) * frobenius_norm(g)  # ||G||_nuc
-        spectral_step = w - length / l_op * svd_polar(g[None])[0]
+        spectral_step = w - length / l_op * polar
         better = loss(spectral_step) < loss(gradient_step)
         spectral = jnp.array([False, True, False])[path] | ((path == 2) & chosen)
         after = jnp.where(spectral, spectral_step, gradient_step)
@@ -104,5 +109,4 @@ def run_paths(problem: Problem, steps: int) -> tuple[jax.Array, Step]:
         start = jnp.zeros((features.shape[1], targets.shape[1]))
         return jax.lax.scan(lambda w, _: step(w, path), start, length=steps + 1)[1]
 
-    stable = nuclear_stable_criterion(gram, gram).stable_rank
     return stable, jax.lax.map(descend, jnp.arange(3))

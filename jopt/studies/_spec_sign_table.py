@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,23 +10,11 @@ from scipy import stats
 
 from jopt.reporting import markdown_table
 from jopt.studies._experiment import Row, Summary
-from jopt.studies._synthetic_layers import GENERATORS
+from jopt.studies._spec_sign_figure import CLEAR, RULES, draw
 from jopt.studies.statistics import wilson_interval
 
 # L layers; what a rule says is bool, True for the spectral step.
 
-CLEAR = 0.1  # of the log ratio of the decreases
-# Of each rule: its name, and the agreement that the specification had with it on its
-# 216 regression layers, of which the generator was not kept.
-RULES = {
-    "snr": ("SNR rule", "54"),
-    "det": ("deterministic index", "79"),
-    "worst": ("full index, worst case", "85"),
-    "directional": ("full index, directional", "86"),
-    "always": ("always spectral", "73"),
-    "held_out": ("held-out alignment, directional", "85"),
-    "det_directional": ("deterministic, directional", "-"),
-}
 JUDGED = "directional"
 GROUPS = ("generator", "batch", "activations", "target", "level", "shape")
 LABELS = [label for label, _ in RULES.values()]
@@ -156,14 +143,22 @@ def summarize(rows: Sequence[Row]) -> Summary:
         "### Where it is right least often",
         _losses_table(layers),
     ]
-    return Summary("\n\n".join(parts), found, lambda path: _draw(layers, found, path))
+    return Summary("\n\n".join(parts), found, lambda path: draw(found, path))
 
 
 def _groups(layers: Layers) -> Iterable[tuple[str, str, np.ndarray]]:
     for group in GROUPS:
         names = layers.groups[group]
-        for name in dict.fromkeys(names):
+        for name in sorted(dict.fromkeys(names), key=_as_number):
             yield group, str(name), names == name
+
+
+def _as_number(name: str) -> float:
+    """Numbers in order; a sort by this leaves other names as they are."""
+    try:
+        return float(name)
+    except ValueError:
+        return 0.0
 
 
 def _mean(values: np.ndarray) -> str:
@@ -252,43 +247,3 @@ def _losses_table(layers: Layers, most: int = 8) -> str:
 def _percent(share: str | float) -> str:
     share = float(share)
     return "-" if np.isnan(share) else f"{100 * share:.0f}"
-
-
-def _draw(layers: Layers, found: list[Row], path: Path) -> None:
-    """Agreement by generator with intervals; the clear layers."""
-    from matplotlib import pyplot
-
-    names = ["all", *(name for name in GENERATORS)]
-    figure, panel = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    for place, (rule, (label, _)) in enumerate(RULES.items()):
-        rows = {
-            row["name"]: row
-            for row in found
-            if row["rule"] == rule
-            and row["layers"] == "clear"
-            and row["group"] in ("all", "generator")
-        }
-        y = [-number - 0.11 * (place - 3) for number in range(len(names))]
-        shares = [float(rows[name]["agreement"]) for name in names]
-        ends = [
-            [
-                share - float(rows[name]["low"])
-                for name, share in zip(names, shares, strict=True)
-            ],
-            [
-                float(rows[name]["high"]) - share
-                for name, share in zip(names, shares, strict=True)
-            ],
-        ]
-        panel.errorbar(
-            shares, y, xerr=ends, fmt="osD^v<>"[place], markersize=4, lw=1, label=label
-        )
-    panel.set_yticks([-number for number in range(len(names))], names)
-    panel.set_xlabel(
-        f"share of layers with the better step, where |log ratio| > {CLEAR}"
-    )
-    panel.axvline(0.5, color="0.8", zorder=0)
-    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    with pyplot.rc_context({"svg.hashsalt": "jopt"}):
-        figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)

@@ -36,7 +36,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "smoke": Size(("relu", "swiglu"), 1, 20, width=16),
-    "default": Size(("relu", "swiglu"), 5, 1000),
+    "default": Size(("relu", "swiglu"), 3, 1000),
     "full": Size(tuple(ACTIVATIONS), 20, 3000),
 }
 
