@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.criteria import stable_rank_from_gram
 from jopt.criteria._stats import inner
-from jopt.linalg import frobenius_norm, svd_polar
+from jopt.linalg import frobenius_norm, stable_rank_from_gram, svd_polar
 from jopt.linalg._einsum import einsum
 
 # D samples; H raw inputs; M, N fan-in and fan-out; P paths; T steps.

@@ -46,8 +46,7 @@ def summarize(rows: Sequence[Row]) -> Summary:
         ],
     )
     text = (
-        f"{seeds} seeds. The path `criterion` takes at each step what nr(G) >= "
-        "st(A) says. "
+        f"{seeds} seeds. The path `criterion` takes what nr(G) >= st(A) says. "
         "`decisions right`: the share of steps at which the step that it prefers has "
         f"the lower loss after it.\n\n{table}\n\n"
         "At the logged steps of all paths and seeds, above rounding: how often the "
@@ -66,9 +65,9 @@ def ranges(rows: Sequence[Row]) -> list[Row]:
                 {
                     "activation": activation,
                     "quantity": quantity,
-                    "lowest": f"{values_S.min():.3g}",
-                    "median": f"{np.median(values_S):.3g}",
-                    "highest": f"{values_S.max():.3g}",
+                    "lowest": f"{values_S.min():.4g}",
+                    "median": f"{np.median(values_S):.4g}",
+                    "highest": f"{values_S.max():.4g}",
                     "specification": QUOTED.get((activation, quantity), ""),
                 }
             )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jopt.__main__ import main
+from jopt.criteria import nuclear_stable_criterion
 from jopt.studies._feature_paths import make_problem, run_paths
 from jopt.studies._features_table import PATHS, ranges
 from jopt.studies.random_features import Chunk, compute
@@ -46,6 +47,12 @@ def test_paths_against_numpy():
     np.testing.assert_allclose(found.nuclear_rank, rank, rtol=2e-3)
     np.testing.assert_array_equal(found.spectral, chosen)
     np.testing.assert_array_equal(found.better, better)
+    features, targets = problem
+    gradient = features.T @ targets / len(features)
+    said = nuclear_stable_criterion(gradient, features.T @ features, method="svd")
+    np.testing.assert_allclose(found.nuclear_rank[:, 0], said.nuclear_rank, rtol=1e-4)
+    assert stable == pytest.approx(float(said.stable_rank), rel=1e-4)
+    assert said.log_ratio >= 0 and found.spectral[:, 0].all()
 
 
 def test_smoke_end_to_end(tmp_path, capsys):

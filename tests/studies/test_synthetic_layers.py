@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jopt.linalg import reference
-from jopt.studies import _spec_sign_table as table
 from jopt.studies._one_step import best_steps
-from jopt.studies._spec_sign_table import RULES, agreement, read_layers, summarize
+from jopt.studies._spec_sign_figure import RULES
+from jopt.studies._spec_sign_table import agreement, read_layers, summarize
 from jopt.studies._synthetic_layers import (
     GENERATORS,
     MICROBATCHES,
@@ -170,6 +170,6 @@ def test_agreement_by_hand():
 def test_the_figure(tmp_path):
     pytest.importorskip("matplotlib")
     found = rows([1.0, *[-1.0] * 242], [1.0] * 243)
-    assert set(read_layers(found).groups["generator"]) == set(table.GENERATORS)
+    assert set(read_layers(found).groups["generator"]) == set(GENERATORS)
     summarize(found).draw(tmp_path / "figure.svg")
     assert "<svg" in (tmp_path / "figure.svg").read_text()
