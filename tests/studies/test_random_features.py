@@ -78,7 +78,7 @@ def test_the_figure(tmp_path):
 
 @pytest.mark.slow
 def test_the_losses_of_the_specification():
-    """Section 13 at width 100; the margins are about the spread over five seeds."""
+    """Section 13 at width 100; margins are the spread over the seeds of the study."""
     rows = [
         row for kind in ("relu", "swiglu") for row in compute(Chunk(kind, 0, 100, 100))
     ]
@@ -87,9 +87,9 @@ def test_the_losses_of_the_specification():
         for row in ranges(rows)
     }
     assert found["relu", "stable rank"] == pytest.approx(3.05, abs=0.15)
-    assert found["relu", "nuclear rank at 0"] == pytest.approx(7.4, rel=0.05)
-    assert found["relu", "loss at 100, gradient"] == pytest.approx(0.82, rel=0.07)
-    assert found["relu", "loss at 100, spectral"] == pytest.approx(0.004, rel=0.1)
-    assert 24 < found["swiglu", "stable rank"] < 32
-    assert 1e-6 < found["swiglu", "loss at 100, gradient"] < 2e-5
+    assert 6 < found["relu", "nuclear rank at 0"] < 8.5
+    assert 0.75 < found["relu", "loss at 100, gradient"] < 0.9
+    assert 0.0033 < found["relu", "loss at 100, spectral"] < 0.0056
+    assert 20 < found["swiglu", "stable rank"] < 32
+    assert 1e-6 < found["swiglu", "loss at 100, gradient"] < 5e-4
     assert 5e-4 < found["swiglu", "loss at 100, spectral"] < 2e-3
