@@ -92,7 +92,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "tail": (_tail, "RUN [--once]: follow a run that is going on, whoever started it"),
     "sweep": (_sweep, "tune several arms with equal budgets: --config=FILE[:ARG]"),
     "compare": (_compare, "FOLDER...: which arm is better, and how sure is that"),
-    "study": (_study, "NAME [--size=smoke|default|full]: a named sweep, compared"),
+    "study": (_study, "NAME [--size=smoke|default|full]: a question, and its answer"),
     "probe": (
         _probe,
         "RUN [--criterion=spec_sign] [--audit]: which geometry each layer needs",

@@ -21,7 +21,16 @@ os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 # it. With JAX_DISABLE_MOST_OPTIMIZATIONS=0 the programs are those that users get.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-from jopt.training._platform import cpu_flags
+from jopt.training._platform import cpu_flags, jaxlib_series
+
+# What the caller wants of XLA, before tests add to it.
+XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
+# jaxlib 0.10 then compiles fused loops by an older way that takes half as long; 0.12
+# ends with an unknown flag.
+QUICK_FLAGS = {"0.10": "--xla_cpu_use_fusion_emitters=false"}
+_as_users = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
+_quick = "" if _as_users else QUICK_FLAGS.get(jaxlib_series(), "")
+os.environ["XLA_FLAGS"] = f"{_quick} {XLA_FLAGS}".strip()
 
 # Thousands of compiled programs stay alive in a test run; to look through all of them
 # for garbage again and again takes a tenth of its time.
@@ -29,9 +38,6 @@ gc.freeze()
 gc.set_threshold(200_000, 20, 100)
 
 ROOT = Path(__file__).parents[1]
-
-# What the caller wants of XLA, before commands that run in this process add to it.
-XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 
 # A model that trains in seconds; every test process uses it unless it says otherwise.
 SMALL = (
@@ -86,13 +92,14 @@ def _sharing() -> dict[str, str]:
     then most of a short run. Without them every process after the first loads what it
     needs, as all do where jopt sets no flags.
     """
+    own = os.environ["XLA_FLAGS"]
     names = [flag.split("=")[0] for flag in cpu_flags()]
-    off = [f"{name}=false" for name in names if name not in XLA_FLAGS]
-    return {"XLA_FLAGS": " ".join([*off, XLA_FLAGS]).strip()}
+    off = [f"{name}=false" for name in names if name not in own]
+    return {"XLA_FLAGS": " ".join([*off, own]).strip()}
 
 
 SHARING = _sharing()
-AS_SHIPPED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+AS_SHIPPED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": XLA_FLAGS}
 
 
 class Training:

@@ -159,7 +159,9 @@ def proportion_interval(
     """
     if count == 0:
         return float("nan"), float("nan")
-    found = stats.binomtest(successes, count).proportion_ci(level, method="wilson")
+    found = stats.binomtest(int(successes), int(count)).proportion_ci(
+        level, method="wilson"
+    )
     return float(found.low), float(found.high)
 
 

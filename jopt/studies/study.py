@@ -1,14 +1,15 @@
-"""`python -m jopt study NAME`: a sweep with a question, and its comparison."""
+"""`python -m jopt study NAME`: a question, and what computes the answer."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from jopt.errors import ConfigError, check_choice, print_error
-from jopt.studies import compare, sweep
+from jopt.studies import _experiment, compare, sweep
 from jopt.training._flags import parse
 from jopt.training._signals import EXIT_DONE, EXIT_USAGE
 
@@ -16,7 +17,7 @@ SIZES = ("smoke", "default", "full")
 
 
 class Study(NamedTuple):
-    """A row of the table.
+    """A question that a sweep and its comparison answer.
 
     Attributes:
         question: what is asked.
@@ -29,7 +30,19 @@ class Study(NamedTuple):
     against: str
 
 
-STUDIES = {
+class Computed(NamedTuple):
+    """A question that a module answers without training.
+
+    Attributes:
+        question: what is asked.
+        module: has `EXPERIMENT`; imported where the study is asked for.
+    """
+
+    question: str
+    module: str
+
+
+STUDIES: dict[str, Study | Computed] = {
     "optimizers_lm": Study(
         "Which optimizers are better than AdamW for the matrices of a language model?",
         "configs/sweeps/optimizers_lm.py",
@@ -45,6 +58,15 @@ STUDIES = {
         "configs/sweeps/optimizers_digits.py",
         against="adamw",
     ),
+    "spec_sign_synthetic": Computed(
+        "Which rule finds the better step, sign or spectral, on synthetic layers?",
+        "jopt.studies.spec_sign_synthetic",
+    ),
+    "random_features": Computed(
+        "Does nuclear against stable rank find the better of a gradient and a spectral "
+        "step on random features?",
+        "jopt.studies.random_features",
+    ),
 }
 
 
@@ -54,6 +76,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         check_choice("study", args.name, STUDIES)
         study = STUDIES[args.name]
+        if isinstance(study, Computed):
+            experiment = importlib.import_module(study.module).EXPERIMENT
+            print(f"{study.question}\n", flush=True)
+            return _experiment.main(experiment, args.name, args.size, flags)
         if not Path(study.config).exists():
             raise ConfigError(
                 f"{study.config} is not here; start studies from a checkout of jopt"
@@ -79,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name}: {study.question}" for name, study in STUDIES.items())
     parser = argparse.ArgumentParser(
         prog="python -m jopt study",
-        description="Flags of `python -m jopt sweep` are passed on to it.",
+        description="Studies that are sweeps take the flags of `python -m jopt sweep`, "
+        "others --workdir and --dry_run.",
         epilog=f"studies:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,0 +1,207 @@
+"""Studies that compute rows of a table, instead of training: one folder, resumable.
+
+FOLDER/study.json    which study of which size
+FOLDER/rows.csv      what has been computed; a chunk is there as a whole or not at all
+FOLDER/summary.csv   numbers of the tables, in full
+FOLDER/summary.md    the tables
+FOLDER/figure.svg    with matplotlib only
+FOLDER/.lock         held by the process that computes
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import fcntl
+import hashlib
+import importlib.util
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jopt.errors import ConfigError, WorkdirInUseError, print_error
+from jopt.reporting import read_json, write_json, write_text
+from jopt.training._run_folder import LOCK
+from jopt.training._signals import (
+    EXIT_DONE,
+    EXIT_FAILURE,
+    EXIT_PREEMPTED,
+    EXIT_USAGE,
+    StopSignals,
+)
+
+INDEX, ROWS = "study.json", "rows.csv"
+CHUNK = "chunk"
+
+Row = dict[str, Any]
+
+
+class Summary(NamedTuple):
+    """What a study says in the end.
+
+    Attributes:
+        text: Markdown.
+        rows: the numbers behind it, all with the same keys.
+        draw: writes the figure to a path.
+    """
+
+    text: str
+    rows: list[Row]
+    draw: Callable[[Path], None]
+
+
+class Experiment(NamedTuple):
+    """A study as three pure functions.
+
+    Attributes:
+        chunks: size -> name of a chunk -> what `compute` needs, the same every time.
+        compute: of one chunk -> its rows, all with the same keys.
+        summarize: of all rows, as text, ordered as the chunks.
+    """
+
+    chunks: Callable[[str], Mapping[str, Any]]
+    compute: Callable[[Any], list[Row]]
+    summarize: Callable[[list[Row]], Summary]
+
+
+def main(experiment: Experiment, name: str, size: str, argv: Sequence[str]) -> int:
+    """Runs an experiment, or goes on with it; returns the exit code."""
+    options = _parser(name).parse_args(argv)
+    folder = options.workdir or Path("runs") / f"{name}-{size}"
+    chunks = experiment.chunks(size)
+    if options.dry_run:
+        print(f"{folder}: {len(chunks)} chunks: {', '.join(chunks)}")
+        return EXIT_DONE
+    try:
+        with StopSignals() as signals, _held(folder, name, size, chunks):
+            rows = _rows(experiment, folder, chunks, signals)
+            if rows is None:
+                return EXIT_PREEMPTED
+            _write(experiment.summarize(rows), folder)
+    except ConfigError as error:
+        print_error(error)
+        return EXIT_USAGE
+    except (OSError, WorkdirInUseError) as error:
+        print_error(error)
+        return EXIT_FAILURE
+    return EXIT_DONE
+
+
+def has_matplotlib() -> bool:
+    """Whether figures can be drawn; nothing is imported."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Rows of the same keys as CSV.
+
+    >>> as_csv([{"a": 1, "b": "x"}])
+    'a,b\\n1,x\\n'
+    """
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m jopt study {name}",
+        description="The same command again goes on where it stopped.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", type=Path, help=f"runs/{name}-SIZE")
+    parser.add_argument("--dry_run", action="store_true", help="compute nothing")
+    return parser
+
+
+def _rows(
+    experiment: Experiment,
+    folder: Path,
+    chunks: Mapping[str, Any],
+    signals: StopSignals,
+) -> list[Row] | None:
+    """All rows, computed where they are missing; None after a stop signal."""
+    path = folder / ROWS
+    found: dict[str, list[Row]] = {}
+    for row in _read(path):
+        found.setdefault(row[CHUNK], []).append(row)
+    for number, (name, settings) in enumerate(chunks.items(), 1):
+        if name in found:
+            continue
+        if signals.received:
+            return None
+        start = time.monotonic()
+        computed = experiment.compute(settings)
+        # As they will be read, so that a table is the same after a restart.
+        found[name] = [
+            {CHUNK: name, **{key: str(value) for key, value in row.items()}}
+            for row in computed
+        ]
+        done = [row for chunk in chunks for row in found.get(chunk, ())]
+        write_text(path, as_csv(done))
+        print(
+            f"{number}/{len(chunks)} {name}: {len(computed)} rows, "
+            f"{time.monotonic() - start:.1f} s",
+            flush=True,
+        )
+    return [row for chunk in chunks for row in found[chunk]]
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(summary: Summary, folder: Path) -> None:
+    write_text(folder / "summary.csv", as_csv(summary.rows))
+    write_text(folder / "summary.md", summary.text + "\n")
+    print(f"\n{summary.text}\n")
+    if has_matplotlib():
+        summary.draw(folder / "figure.svg")
+    else:
+        print("no figure: it needs matplotlib, pip install 'jopt[docs]'; then again")
+    print(f"{folder}: tables in summary.md and summary.csv, all rows in {ROWS}")
+
+
+@contextmanager
+def _held(
+    folder: Path, name: str, size: str, chunks: Mapping[str, Any]
+) -> Iterator[None]:
+    """The folder of this study, held by this process alone.
+
+    Fails: `ConfigError` where it is of something else, `WorkdirInUseError` where
+    another process computes there.
+    """
+    settings = hashlib.sha256(repr(dict(chunks)).encode()).hexdigest()
+    record = {"study": name, "size": size, "settings": settings}
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if there - {LOCK} and INDEX not in there:
+        raise ConfigError(
+            f"{folder} is not empty and holds no study (no {INDEX}); choose another "
+            "with --workdir=FOLDER"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise WorkdirInUseError(
+                f"{folder} is in use by another process; wait for it, stop it, or "
+                "choose another with --workdir=FOLDER"
+            ) from None
+        if not (folder / INDEX).exists():
+            write_json(folder / INDEX, record)
+        elif (present := read_json(folder / INDEX)) != record:
+            raise ConfigError(
+                f"{folder} holds study {present.get('study')} of size "
+                f"{present.get('size')}, or another version of it; choose another "
+                "with --workdir=FOLDER"
+            )
+        yield
