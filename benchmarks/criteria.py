@@ -95,7 +95,7 @@ def parts(side: Any) -> dict[str, Callable[[], Any]]:
         }
         return {path: by_tap[tap] for path, tap in taps.items()}
 
-    def noise(mean: Any, difference: Any, polar: Any, method: str = "polar") -> Any:
+    def noise(mean: Any, difference: Any, polar: Any, method: str = "quick") -> Any:
         return criteria.tree_stats(mean, difference, specs, method=method, polar=polar)
 
     def curvature(grams: Any, directions: Any = None) -> Any:
@@ -124,7 +124,7 @@ def parts(side: Any) -> dict[str, Callable[[], Any]]:
         mean: Any,
         difference: Any,
         activations: Any,
-        method: str = "polar",
+        method: str = "quick",
         directional: bool = False,
     ) -> Any:
         directions = None

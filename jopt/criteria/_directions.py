@@ -11,7 +11,7 @@ from jopt.criteria._stats import STATS_METHODS
 from jopt.criteria._views import View
 from jopt.errors import check_choice
 from jopt.linalg import orthogonalize, widened
-from jopt.linalg._norms import NuclearMethod
+from jopt.linalg._norms import NuclearMethod, polar_settings
 
 
 class Directions(NamedTuple):
@@ -35,7 +35,8 @@ def steepest_directions(
         g: gradient or momentum.
         matrix_spec: as in `half_split_stats`.
         method: of the polar factor. `polar`: 8 Polar Express steps in float32, which
-            bring singular values above 1e-3 ||G||_F to 1 within 1e-4; `svd`: exact.
+            bring singular values above 1e-3 ||G||_F to 1 within 1e-4; `quick`: 5
+            steps, values above 2e-3 ||G||_F to 1 within 2.5 %; `svd`: exact.
 
     Cost: one polar factor; handed to `signal_noise_stats` as `polar`, it is the only
     one of G.
@@ -58,10 +59,5 @@ def polar_factor(
     [[1.0, 0.0], [0.0, 1.0]]
     """
     check_choice("method of the statistics", method, STATS_METHODS)
-    return orthogonalize(
-        x,
-        method="newton_schulz" if method == "polar" else "svd",
-        coeffs="polar_express",
-        compute_dtype=widened(x).dtype,
-        matrix_spec=matrix_spec,
-    )
+    settings = polar_settings(method, widened(x).dtype)
+    return orthogonalize(x, matrix_spec=matrix_spec, **settings)

@@ -10,24 +10,27 @@ for its dtype. Ranks do not depend on the scale.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from functools import cache, partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jopt.errors import ConfigError, ShapeError, check_choice
+from jopt.linalg._coefficients import Stages
 from jopt.linalg._einsum import einsum
 from jopt.linalg._finite import check_matrices, on_finite, widened
 from jopt.linalg._normalization import frobenius, inverse, normalize, unit_scale
 from jopt.linalg._orthogonalize import orthogonalize
+from jopt.linalg._polar_express import polar_express_coefficients
 
 # Leading axes are ...; M, N rows and columns.
 
-NuclearMethod = Literal["svd", "eigh", "polar"]
+NuclearMethod = Literal["svd", "eigh", "polar", "quick"]
 OpMethod = Literal["svd", "power"]
 
-NUCLEAR_METHODS = ("svd", "eigh", "polar")
+NUCLEAR_METHODS = ("svd", "eigh", "polar", "quick")
 OP_METHODS = ("svd", "power")
 POWER_ITERATIONS = 20
 # Eigenvalues of a product X X^H carry errors of a few eps of the largest (2.1 measured
@@ -59,16 +62,26 @@ def nuclear_norm(x: jax.Array, method: NuclearMethod = "svd") -> jax.Array:
             the singular values are above 1e-3 ||X||_F, and low by less than their sum
             otherwise. Products only: 8 (4 M^2 N + 2 M^3) flop. (The usual five steps of
             `jordan` would be 16 % low on a Gaussian matrix.)
+            `quick`: the same from 5 steps that are made for sums, in the dtype that is
+            fast here (`default_compute_dtype`): they bring values above 2e-3 ||X||_F to
+            1 within 2.5 %. Within 2.5 % on 11 kinds of matrices, from Gaussian to 1 /
+            i^2 and a single entry, up to 512 columns, in bfloat16 and float32.
+            5 (4 M^2 N + 2 M^3) flop.
 
     Fails: `ShapeError` for integers or fewer than two axes; `ConfigError` for another
     method.
 
     >>> x = jnp.array([[[3.0, 0.0], [0.0, -1.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    >>> [nuclear_norm(x, method).round(4).tolist() for method in NUCLEAR_METHODS]
-    [[4.0, 0.0], [4.0, 0.0], [4.0, 0.0]]
+    >>> [[round(float(x), 1) for x in nuclear_norm(x, m)] for m in NUCLEAR_METHODS]
+    [[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]]
     """
     check_choice("method of nuclear_norm", method, NUCLEAR_METHODS)
-    sums = {"svd": _sum_svd, "eigh": _sum_eigh, "polar": _sum_polar}
+    sums: dict[str, Callable[[jax.Array], jax.Array]] = {
+        "svd": _sum_svd,
+        "eigh": _sum_eigh,
+        "polar": partial(_sum_polar, method="polar"),
+        "quick": partial(_sum_polar, method="quick"),
+    }
     return _of_unit("nuclear_norm", x, sums[method])
 
 
@@ -194,12 +207,37 @@ def _sum_eigh(x: jax.Array) -> jax.Array:
     return jnp.sum(jnp.sqrt(jnp.where(values > cut, values, 0)), axis=-1)
 
 
-def _sum_polar(x: jax.Array) -> jax.Array:
-    # An accurate list: the default one is up to 9 % off by design, `jordan` 16 %.
-    polar = orthogonalize(
-        x, method="newton_schulz", coeffs="polar_express", compute_dtype=x.dtype
-    )
+def _sum_polar(x: jax.Array, method: NuclearMethod) -> jax.Array:
+    polar = orthogonalize(x, **polar_settings(method, x.dtype))
     return jnp.sum((x.conj() * polar).real, axis=(-2, -1))
+
+
+def polar_settings(
+    method: NuclearMethod, dtype: jax.typing.DTypeLike
+) -> dict[str, Any]:
+    """Arguments of `orthogonalize` for the P of a nuclear norm <X, P>.
+
+    >>> polar_settings("svd", "float32")["method"]
+    'svd'
+    """
+    if method == "polar":
+        # An accurate list: the default one is up to 9 % off by design, `jordan` 16 %.
+        settings: dict[str, Any] = {"coeffs": "polar_express", "compute_dtype": dtype}
+    elif method == "quick":
+        settings = {"coeffs": _quick_stages(), "compute_dtype": None}
+    else:
+        return {"method": "svd"}
+    return {"method": "newton_schulz", **settings}
+
+
+@cache
+def _quick_stages() -> Stages:
+    """A wider interval would be less even within it, a narrower one low outside.
+
+    Errors on both sides of 1 cancel in a sum over singular values. Without the safety a
+    matrix of rank 1 explodes in bfloat16, whose rounding takes it above the interval.
+    """
+    return polar_express_coefficients(5, lower=2e-3, cushion=0.0, safety=1.01)
 
 
 def _largest(

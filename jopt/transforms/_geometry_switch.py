@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jopt.criteria._stats import STATS_METHODS
 from jopt.errors import ConfigError, check_choice
 from jopt.linalg import Coefficients, Engine, MethodName, Normalization
+from jopt.linalg._norms import NuclearMethod, polar_settings
 from jopt.transforms._alternate import is_due
 from jopt.transforms._by_choice import (
     Choices,
@@ -62,7 +64,7 @@ def scale_by_geometry_switch(
     seed: jax.typing.ArrayLike = 0,
     mode: SwitchMode = "where",
     choices: Choices | None = None,
-    stats_method: str = "polar",
+    stats_method: NuclearMethod = "quick",
     nan_policy: NanPolicy = "propagate",
     steps: int | None = None,
     method: MethodName | Engine = "auto",
@@ -146,8 +148,8 @@ def scale_by_geometry_switch(
             `read_choices`, and compile anew when they differ.
         choices: of `host`, in the form of `initial`; None is `initial`, or the first
             geometry. Static.
-        stats_method: of the nuclear norms, `polar` (8 Polar Express steps in float32)
-            or `svd`. Static.
+        stats_method: of the nuclear norms: `quick`, `polar` or `svd`, as in
+            `jopt.linalg.nuclear_norm`. Static.
         nan_policy: as in `scale_by_orthogonalization`.
         steps, method, coeffs, normalization, compute_dtype, precision, distribute: as
             in `scale_by_orthogonalization`, for the steps that are made.
@@ -161,7 +163,7 @@ def scale_by_geometry_switch(
     Numbers may be traced, those of `shares` included.
 
     Cost beyond `lion_muon`: a step that measures takes two polar factors (one without
-    noise) of 8 (4 m^2 n + 2 m^3) flop for each m x n matrix, m <= n, and for
+    noise) of 5 (4 m^2 n + 2 m^3) flop for each m x n matrix, m <= n, and for
     `directional` with a Gram matrix 4 fan-in^2 fan-out flop, twice that where Euclidean
     steps are offered; other steps take a branch.
     On average that is divided by `every`. On a mesh it moves what two more polar
@@ -195,7 +197,7 @@ def scale_by_geometry_switch(
     check_choice("mode", mode, get_args(SwitchMode))
     check_choice("curvature", curvature, get_args(SwitchCurvature))
     check_choice("signal", signal, get_args(SwitchSignal))
-    check_choice("stats_method", stats_method, ("polar", "svd"))
+    check_choice("stats_method", stats_method, STATS_METHODS)
     offered = read_geometries(geometries)
     if choices is not None and mode != "host":
         raise ConfigError(f"choices belong to mode='host', not to mode={mode!r}")
@@ -216,14 +218,11 @@ def scale_by_geometry_switch(
     )
     scaled = shape_map("unit_rms", rms=rms, **where)
     made = GeometrySteps(offered, polar, scaled, rms if sign_rms is None else sign_rms)
-    by_svd = stats_method == "svd"
     rule = SwitchRule(
         criterion=read_criterion(criterion),
         geometries=offered,
         polar=polar_map(
-            method="svd" if by_svd else "newton_schulz",
-            coeffs="auto" if by_svd else "polar_express",
-            compute_dtype=jnp.float32,
+            **polar_settings(stats_method, jnp.float32),
             distribute="stack" if distribute == "gram" else distribute,
             **where,
         ),

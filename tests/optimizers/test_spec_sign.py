@@ -128,7 +128,7 @@ def flops(jaxpr):
 def test_what_a_measurement_costs():
     g, m, n = {"w": jnp.ones((6, 4))}, 4, 6
     noise, gram = {"half_difference": g}, {"activation_grams": {"w": jnp.eye(6)}}
-    polar, product = 8 * (4 * m * m * n + 2 * m**3), 2 * 6 * 6 * 4
+    polar, product = 5 * (4 * m * m * n + 2 * m**3), 2 * 6 * 6 * 4
     three = {"geometries": CODES}
     for settings, extra, expected in (
         ({}, noise, 2 * polar),
