@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -156,7 +157,11 @@ def test_every_optimizer_hands_its_views_on(name):
     for _ in range(2):  # Some only look in their first step.
         updates, state = update(GRADS, state, after, **extra)
         after = optax.apply_updates(after, updates)
-    np.testing.assert_allclose(matrices(after), matrices(PARAMS), rtol=1e-6)
+    # Fusions that the quick flags leave to an older way round on their own: spec_gd then
+    # is 7e-6 off on jaxlib 0.10, and 2e-7 as users compile it.
+    quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    bound = 1e-5 if quick else 1e-6
+    np.testing.assert_allclose(matrices(after), matrices(PARAMS), rtol=bound)
     assert np.abs(np.asarray(after["qkv"] - PARAMS["qkv"])).max() > 0.05
 
 
