@@ -157,8 +157,8 @@ def test_every_optimizer_hands_its_views_on(name):
     for _ in range(2):  # Some only look in their first step.
         updates, state = update(GRADS, state, after, **extra)
         after = optax.apply_updates(after, updates)
-    # Fusions that the quick flags leave to an older way round on their own: spec_gd then
-    # is 7e-6 off on jaxlib 0.10, and 2e-7 as users compile it.
+    # The quick flags compile fusions in an older way: spec_gd is 7e-6 off then with
+    # jaxlib 0.10, and 2e-7 as users compile it.
     quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
     bound = 1e-5 if quick else 1e-6
     np.testing.assert_allclose(matrices(after), matrices(PARAMS), rtol=bound)
