@@ -72,8 +72,8 @@ def nuclear_norm(x: jax.Array, method: NuclearMethod = "svd") -> jax.Array:
     method.
 
     >>> x = jnp.array([[[3.0, 0.0], [0.0, -1.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    >>> [[round(float(x), 1) for x in nuclear_norm(x, m)] for m in NUCLEAR_METHODS]
-    [[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]]
+    >>> [[round(float(x)) for x in nuclear_norm(x, m)] for m in NUCLEAR_METHODS]
+    [[4, 0], [4, 0], [4, 0], [4, 0]]
     """
     check_choice("method of nuclear_norm", method, NUCLEAR_METHODS)
     sums: dict[str, Callable[[jax.Array], jax.Array]] = {
