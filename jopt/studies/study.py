@@ -22,12 +22,12 @@ class Study(NamedTuple):
     Attributes:
         question: what is asked.
         config: of the sweep that answers it.
-        against: the arm that all others are compared with.
+        against: the arm that all others are compared with; None: every pair is.
     """
 
     question: str
     config: str
-    against: str
+    against: str | None = None
 
 
 class Computed(NamedTuple):
@@ -52,6 +52,15 @@ STUDIES: dict[str, Study | Computed] = {
         "Does choosing sign or spectral steps layer by layer pay on a language model?",
         "configs/sweeps/geometries_lm.py",
         against="spec_sign",
+    ),
+    "batch_geometries_lm": Study(
+        "Does the better of sign and spectral steps move with the size of the batch?",
+        "configs/sweeps/batch_geometries_lm.py",
+    ),
+    "adaptive_batch_lm": Study(
+        "Does a batch that follows its noise scale pay, at equal bytes?",
+        "configs/sweeps/adaptive_against_fixed_lm.py",
+        against="fixed",
     ),
     "optimizers_digits": Study(
         "Which optimizers are better than AdamW for the matrices of a perceptron?",
@@ -98,7 +107,8 @@ def main(argv: Sequence[str]) -> int:
     folder = sweep.default_folder(line)
     print(f"\n{study.question}\n", flush=True)
     tables = [f"--csv={folder / 'compare.csv'}", f"--html={folder / 'compare.html'}"]
-    return compare.main([str(folder), f"--against={study.against}", *tables])
+    one = [] if study.against is None else [f"--against={study.against}"]
+    return compare.main([str(folder), *one, *tables])
 
 
 def _parser() -> argparse.ArgumentParser:
