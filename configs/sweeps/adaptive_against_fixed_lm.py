@@ -4,8 +4,8 @@ python -m jopt sweep --config=configs/sweeps/adaptive_against_fixed_lm.py
 
 Muon with both: two rates (hidden matrices, the rest) of each tuned with 8 trials of
 `:micro`; the best of each on five fresh seeds. `:smoke` is a check of seconds, not a
-result. `:full` ends on `:tiny`. `python -m jopt study adaptive_batch_lm` runs and
-compares it.
+result. `:full` ends on `:tiny`. `python -m jopt study adaptive_against_fixed_lm` runs
+and compares it.
 """
 
 from jopt.studies import compare_on_language

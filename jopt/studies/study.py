@@ -57,7 +57,7 @@ STUDIES: dict[str, Study | Computed] = {
         "Does the better of sign and spectral steps move with the size of the batch?",
         "configs/sweeps/batch_geometries_lm.py",
     ),
-    "adaptive_batch_lm": Study(
+    "adaptive_against_fixed_lm": Study(
         "Does a batch that follows its noise scale pay, at equal bytes?",
         "configs/sweeps/adaptive_against_fixed_lm.py",
         against="fixed",
