@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jopt.errors import CheckpointError
+from jopt.training._reopened import reopened
 
 if TYPE_CHECKING:
     import jax
@@ -82,20 +83,5 @@ def open_run(folder: Path) -> Iterator[ProbedRun]:
 
     Fails: `ConfigError` where there is no run, or one that this machine cannot build.
     """
-    from jopt.training._platform import set_compilation_cache, set_xla_flags
-
-    set_xla_flags()
-    # Imports of a second or more come after the flags, and not for --help.
-    from jopt.training._checkpoints import Checkpoints
-    from jopt.training._plan import make_plan, resolve
-    from jopt.training._run_folder import read_config
-
-    config = resolve(read_config(folder))
-    set_compilation_cache()
-    plan = make_plan(config)
-    source = plan.task.load(config)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=1, read_only=True)
-    try:
+    with reopened(folder) as (plan, source, checkpoints):
         yield ProbedRun(folder, plan, source, checkpoints)
-    finally:
-        checkpoints.close()

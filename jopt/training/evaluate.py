@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jopt.errors import CheckpointError, ConfigError, DataError, print_error
-from jopt.training._platform import set_compilation_cache, set_xla_flags
+from jopt.training._reopened import reopened
 from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -45,28 +45,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(run: Path, split: str, step: int | None) -> str:
-    set_xla_flags()
-    # Imports of a second or more come after the flags, and not for --help.
-    import jax
+    with reopened(run) as (plan, source, checkpoints):
+        # These import JAX, for which flags had to be set.
+        import jax
 
-    from jopt.training._checkpoints import Checkpoints
-    from jopt.training._evaluation import by_domain, totals
-    from jopt.training._plan import make_plan, resolve
-    from jopt.training._run_folder import read_config
+        from jopt.training._evaluation import by_domain, totals
 
-    config = resolve(read_config(run))
-    set_compilation_cache()
-    plan = make_plan(config)
-    source = plan.task.load(config)
-    checkpoints = Checkpoints(run / "checkpoints", keep=1, read_only=True)
-    try:
         step = checkpoints.latest() if step is None else step
         if step not in checkpoints.steps():
             present = ", ".join(map(str, checkpoints.steps())) or "none"
             raise CheckpointError(f"{run} has no checkpoint {step}; present: {present}")
         state = checkpoints.restore(step, plan.shapes)
-    finally:
-        checkpoints.close()
     domains = source.domain_names
     sums = jax.jit(plan.task.sums(plan.model, num_domains=len(domains)))
     found = totals(sums, state, source.evaluation(split, whole=True), plan.put)
