@@ -47,6 +47,7 @@ from train_step import Timing, busy_machine
 
 EVERY_STEPS = 20
 BOUND = 0.03
+METHOD = "quick"  # of nuclear norms, as the geometry switch has them
 HEADER = ("part", "ms", "cpu ms", "of a step", f"every {EVERY_STEPS}", "of SVD")
 SVD_VERSIONS = {"noise": "noise by SVD", "firing": "firing by SVD"}
 
@@ -95,7 +96,7 @@ def parts(side: Any) -> dict[str, Callable[[], Any]]:
         }
         return {path: by_tap[tap] for path, tap in taps.items()}
 
-    def noise(mean: Any, difference: Any, polar: Any, method: str = "quick") -> Any:
+    def noise(mean: Any, difference: Any, polar: Any, method: str = METHOD) -> Any:
         return criteria.tree_stats(mean, difference, specs, method=method, polar=polar)
 
     def curvature(grams: Any, directions: Any = None) -> Any:
@@ -124,7 +125,7 @@ def parts(side: Any) -> dict[str, Callable[[], Any]]:
         mean: Any,
         difference: Any,
         activations: Any,
-        method: str = "quick",
+        method: str = METHOD,
         directional: bool = False,
     ) -> Any:
         directions = None
@@ -135,7 +136,7 @@ def parts(side: Any) -> dict[str, Callable[[], Any]]:
         return index(stats, curvature(grams(activations), directions))
 
     def signal(mean: Any) -> Any:
-        return criteria.tree_directions(mean, specs)
+        return criteria.tree_directions(mean, specs, method=METHOD)
 
     found = {
         "grams": jax.jit(grams)(activations),
