@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import metadata
 from typing import Any
 
@@ -26,6 +26,7 @@ import optax
 import jopt
 
 RATE = 0.01
+GRAM = "smk,snk->smn"
 
 
 def matrices_only(params: Any) -> Any:
@@ -51,11 +52,14 @@ def jopt_muon(**options: Any) -> optax.GradientTransformation:
     return jopt.muon(RATE, labels=labels, **options)
 
 
-def bare_products(stages: int) -> Callable[[jax.Array], jax.Array]:
+def bare_products(
+    stages: int, restarts: Collection[int] = ()
+) -> Callable[[jax.Array], jax.Array]:
     """The fewest bfloat16 products of so many quintic stages, and nothing beside them.
 
-    Wide stacks on their Gram matrix, without a restart; no norm, no coefficients. What
-    comes out is no polar factor: it shows what the time cannot fall below.
+    Wide stacks on their Gram matrix, formed anew before the stages `restarts`; no norm,
+    no coefficients. What comes out is no polar factor: it shows what the time cannot
+    fall below.
     """
 
     def product(a: jax.Array, b: jax.Array, form: str = "smk,skn->smn") -> jax.Array:
@@ -63,22 +67,19 @@ def bare_products(stages: int) -> Callable[[jax.Array], jax.Array]:
 
     def engine(x_SMN: jax.Array) -> jax.Array:
         wide = x_SMN.shape[2] >= 2 * x_SMN.shape[1]
-        result_SMN = x_SMN = x_SMN.astype(jnp.bfloat16)
-        gram_SMM = factor_SMM = product(x_SMN, x_SMN, "smk,snk->smn")
-        for stage in range(stages):
-            if not wide:
-                if stage:
-                    gram_SMM = product(result_SMN, result_SMN, "smk,snk->smn")
+        x_SMN = x_SMN.astype(jnp.bfloat16)
+        gram_SMM = product(x_SMN, x_SMN, GRAM)
+        factor_SMM = square_SMM = product(gram_SMM, gram_SMM)
+        for stage in range(1, stages):
+            if wide and stage not in restarts:
+                gram_SMM = product(product(square_SMM, gram_SMM), square_SMM)
                 square_SMM = product(gram_SMM, gram_SMM)
-                result_SMN = product(square_SMM, result_SMN)
-                continue
-            stage_SMM = product(gram_SMM, gram_SMM)
-            factor_SMM = product(factor_SMM, stage_SMM) if stage else stage_SMM
-            if stage < stages - 1:
-                gram_SMM = product(product(stage_SMM, gram_SMM), stage_SMM)
-        if wide:
-            result_SMN = product(factor_SMM, x_SMN)
-        return result_SMN.astype(jnp.float32)
+                factor_SMM = product(factor_SMM, square_SMM)
+            else:
+                x_SMN = product(factor_SMM, x_SMN)
+                gram_SMM = product(x_SMN, x_SMN, GRAM)
+                factor_SMM = square_SMM = product(gram_SMM, gram_SMM)
+        return product(factor_SMM, x_SMN).astype(jnp.float32)
 
     return engine
 
@@ -103,6 +104,9 @@ FORMS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "bare, 2 stages": lambda: jopt_muon(method=bare_products(2)),
     "bare, 3 stages": lambda: jopt_muon(method=bare_products(3)),
     "bare, 4 stages": lambda: jopt_muon(method=bare_products(4)),
+    # With as many restarts as the default needs (`gram_restarts.py`), and one less.
+    "bare, 4 stages, restart": lambda: jopt_muon(method=bare_products(4, (2,))),
+    "bare, 4 stages, 2 restarts": lambda: jopt_muon(method=bare_products(4, (1, 2))),
 }
 
 

@@ -24,6 +24,8 @@ RATES = {
     "spec_sign_directional": 0.007,
     "spec_sign_random": 0.007,
     "muon": 0.007,
+    "muon_fast3": 0.007,
+    "muon_jordan": 0.007,
     "muon_hyperball": 0.01,
     "normuon": 0.007,
     "adamuon": 0.007,

@@ -48,6 +48,10 @@ STUDIES: dict[str, Study | Computed] = {
         "configs/sweeps/optimizers_lm.py",
         against="adamw",
     ),
+    "polar_stages_lm": Study(
+        "How many stages of Newton-Schulz does Muon need on a language model?",
+        "configs/sweeps/polar_stages_lm.py",
+    ),
     "geometries_lm": Study(
         "Does choosing sign or spectral steps layer by layer pay on a language model?",
         "configs/sweeps/geometries_lm.py",

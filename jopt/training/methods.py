@@ -48,6 +48,11 @@ METHODS: dict[str, Method] = {
         "spec_sign", _SWITCH | {"criterion": "random", "rate": 0.01}
     ),
     "muon": Method("muon", _POLAR | {"beta": 0.9}),
+    # Three stages of Newton-Schulz in place of four, and the five of the first Muon.
+    "muon_fast3": Method(
+        "muon", _POLAR | {"beta": 0.9, "coeffs": "polar_express_fast3"}
+    ),
+    "muon_jordan": Method("muon", _POLAR | {"beta": 0.9, "coeffs": "jordan"}),
     "muon_hyperball": Method(
         "muon", _POLAR | {"beta": 0.9, "control": {"hyperball": True}}
     ),

@@ -69,3 +69,8 @@ def methods(monkeypatch):
 @pytest.fixture
 def fewest_stages(monkeypatch):
     return _load(monkeypatch, "fewest_stages")
+
+
+@pytest.fixture
+def gram_restarts(monkeypatch):
+    return _load(monkeypatch, "gram_restarts")
