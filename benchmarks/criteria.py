@@ -79,6 +79,7 @@ def parts(side: Any) -> dict[str, Callable[[], Any]]:
 
     from jopt import criteria
     from jopt.models import activation_gram
+    from jopt.training._grams import gram_result_dtype
     from jopt.tree import named_leaves
 
     mean, difference, activations, specs, taps = inputs(side)
@@ -91,7 +92,12 @@ def parts(side: Any) -> dict[str, Callable[[], Any]]:
             for path, tap in taps.items()
         }
         by_tap = {
-            tap: activation_gram(x, fan_in[tap], stacked_axes=stacked[tap])
+            tap: activation_gram(
+                x,
+                fan_in[tap],
+                stacked_axes=stacked[tap],
+                result_dtype=gram_result_dtype(),
+            )
             for tap, x in activations.items()
         }
         return {path: by_tap[tap] for path, tap in taps.items()}

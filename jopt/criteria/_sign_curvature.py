@@ -48,8 +48,8 @@ def sign_curvature(
 
     Returns: float32 or wider, (...). Zero gives zero; NaN or infinity in a matrix gives
     NaN for that one; any scale.
-    Cost: 2 n^2 `starts` flop for each iteration; a handful are needed, and as many
-    changes of single signs as there are.
+    Cost: 2 n^2 `starts` flop for each iteration, of which a handful are needed; n
+    `starts` for each change of single signs.
     Fails: `ShapeError` for integers or anything but square matrices; `ConfigError` for
     fewer than one start.
 
@@ -100,32 +100,40 @@ def _iterate(
     def applied(s: jax.Array) -> jax.Array:
         return einsum("...rm,...mk->...rk", s, gram)
 
-    def all_signs(s: jax.Array, image: jax.Array) -> jax.Array:
-        return jnp.where(image == 0, s, jnp.sign(image))
+    def all_signs(s: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        better = jnp.where(image == 0, s, jnp.sign(image))
+        return better, applied(better)
 
-    def best_flip(s: jax.Array, image: jax.Array) -> jax.Array:
+    def best_flip(s: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         # A quarter of what s^T C s gains if this sign alone changes.
-        gain = diagonal - s * image
-        best = jnp.max(gain, axis=-1, keepdims=True)
-        chosen = jnp.arange(gain.shape[-1]) == jnp.argmax(gain, -1, keepdims=True)
-        return jnp.where(chosen & (best > ROUNDING), -s, s)
+        gain_RM = diagonal - s * image
+        flip_R1 = jnp.argmax(gain_RM, -1, keepdims=True)
+        gains_R1 = jnp.take_along_axis(gain_RM, flip_R1, -1) > ROUNDING
+        sign_R1 = jnp.take_along_axis(s, flip_R1, -1)
+        # One column of C for each start, in place of the whole product.
+        column_RM = jnp.take_along_axis(gram, flip_R1, -2)
+        chosen_RM = gains_R1 & (jnp.arange(gain_RM.shape[-1]) == flip_R1)
+        image = image - jnp.where(gains_R1, 2 * sign_R1 * column_RM, 0)
+        return jnp.where(chosen_RM, -s, s), image
 
-    def climb(move: Callable[..., jax.Array], s: jax.Array) -> jax.Array:
+    def climb(move: Callable[..., tuple], s: jax.Array, image: jax.Array) -> tuple:
         def step(carry: tuple) -> tuple:
-            s, _, number = carry
-            better = move(s, applied(s))
-            return better, jnp.any(better != s), number + 1
+            s, image, _, number = carry
+            better, image = move(s, image)
+            return better, image, jnp.any(better != s), number + 1
 
         def moving(carry: tuple) -> jax.Array:
-            _, changed, number = carry
+            *_, changed, number = carry
             return changed & (number < iters)
 
         # The first step is outside: what a loop carries has one type in `shard_map`,
         # and only then does all of it depend on this device's matrix.
-        carry = step((s, True, jnp.zeros((), jnp.int32)))
-        return jax.lax.while_loop(moving, step, carry)[0]
+        carry = step((s, image, True, jnp.zeros((), jnp.int32)))
+        return jax.lax.while_loop(moving, step, carry)[:2]
 
-    s = climb(best_flip, climb(all_signs, start.astype(gram.dtype)))
+    start = start.astype(gram.dtype)
+    s, image = climb(all_signs, start, applied(start))
+    s, _ = climb(best_flip, s, image)
     return jnp.max(jnp.sum(s * applied(s), axis=-1), axis=-1)
 
 

@@ -36,7 +36,11 @@ from jopt.linalg._orthogonalize import (
     travelling_dtype,
 )
 from jopt.linalg._polar_express import polar_express_coefficients
-from jopt.linalg._policy import default_compute_dtype, default_method
+from jopt.linalg._policy import (
+    bfloat16_result,
+    default_compute_dtype,
+    default_method,
+)
 from jopt.linalg._restarts import choose_restarts
 from jopt.linalg._roots import inverse_root
 
@@ -50,6 +54,7 @@ __all__ = [
     "MethodName",
     "Normalization",
     "Schedule",
+    "bfloat16_result",
     "choose_restarts",
     "default_compute_dtype",
     "default_method",

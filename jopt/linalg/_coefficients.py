@@ -128,6 +128,14 @@ POLAR_EXPRESS_FAST4: Stages = (
     (3.15808245832504, -2.3214883563998336, 0.47489000736806863),
     (2.2073545882049928, -1.5838590782156285, 0.4096640125069133),
 )
+# The same for sums of singular values: lower 0.002.
+POLAR_EXPRESS_SUMS5: Stages = (
+    (8.343354260167128, -24.202766028217855, 17.594972437222204),
+    (4.072318775549996, -2.970105748287389, 0.5471541676223038),
+    (3.6869144545622774, -2.7028418337048947, 0.5173042372104417),
+    (2.7783811779722285, -2.0327040416663613, 0.44306330285537554),
+    (2.0067311136246073, -1.389677649880449, 0.3892191013721427),
+)
 AOL4: Stages = (
     (4.0098, -7.0585, 2.4635),
     (3.4585, -5.5479, 2.5959),
@@ -176,6 +184,15 @@ PRESETS: dict[str, Preset] = {
     ),
     "polar_express_fast5": Preset(
         POLAR_EXPRESS_FAST5, steps=5, beyond="refuse", margin=1.02
+    ),
+    # Errors on both sides of 1 cancel in a sum over singular values. Without the margin
+    # a matrix of rank 1 explodes in bfloat16, whose rounding takes it above 1.
+    "polar_express_sums5": Preset(
+        POLAR_EXPRESS_SUMS5,
+        steps=5,
+        beyond="refuse",
+        margin=1.01,
+        half_restarts=(1, 2),
     ),
     "cans": Preset(CANS, steps=5, beyond="repeat", half=False),
     "aol4": Preset(AOL4, steps=4, beyond="refuse", normalization="aol", only=True),

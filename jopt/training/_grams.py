@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jopt.linalg import bfloat16_result, default_compute_dtype
 from jopt.models import Model, activation_gram
 from jopt.tree import named_leaves
 
@@ -95,12 +96,27 @@ def _gram(source: Source, tap: jax.Array, due: jax.typing.ArrayLike) -> jax.Arra
     tap = jax.lax.stop_gradient(tap)
 
     def measured(tap: jax.Array) -> jax.Array:
-        return activation_gram(tap, source.fan_in, stacked_axes=len(source.layers))
+        return activation_gram(
+            tap,
+            source.fan_in,
+            stacked_axes=len(source.layers),
+            result_dtype=gram_result_dtype(),
+        )
 
     if due is True:
         return measured(tap)
     # A branch for each: one for all would keep each activation until the last is there.
     return jax.lax.cond(due, measured, lambda _: _filled(source, jnp.nan), tap)
+
+
+def gram_result_dtype() -> jnp.dtype:
+    """Of the products of a bfloat16 tap: float32 but where that was measured to cost.
+
+    It costs on CPUs with instructions for bfloat16, half of the speed. The sums over
+    microbatches are float32 everywhere.
+    """
+    slow = default_compute_dtype(jnp.float32) == jnp.bfloat16
+    return bfloat16_result() if slow else jnp.dtype(jnp.float32)
 
 
 def _filled(source: Source, value: float) -> jax.Array:

@@ -164,10 +164,12 @@ def test_own_number_of_steps_and_required_normalisation():
     assert [n for n in PRESETS if resolve_coefficients(n).only] == ["aol4"]
 
 
-@pytest.mark.parametrize(("steps", "lower"), [(3, 0.015), (4, 0.005)])
-def test_our_own_lists_are_the_generator_s(steps, lower):
-    listed = polar_express_coefficients(steps, lower=lower, cushion=0.0, safety=1.01)
-    own = PRESETS[f"polar_express_fast{steps}"].stages
+@pytest.mark.parametrize(
+    ("name", "lower"), [("fast3", 0.015), ("fast4", 0.005), ("sums5", 0.002)]
+)
+def test_our_own_lists_are_the_generator_s(name, lower):
+    own = PRESETS[f"polar_express_{name}"].stages
+    listed = polar_express_coefficients(len(own), lower=lower, cushion=0.0, safety=1.01)
     np.testing.assert_allclose(own, listed, rtol=1e-10)
 
 

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jopt.models import activation_gram
+from jopt.models._taps import SPLIT_WIDTH
 
 
 def test_gram_of_activations_flattens_tokens_and_fan_in():
@@ -30,4 +32,29 @@ def test_gram_of_token_ids_is_that_of_their_one_hot_rows():
     ids = jax.random.randint(jax.random.key(0), (2, 5), 0, 6)
     np.testing.assert_allclose(
         activation_gram(ids, 6), activation_gram(jax.nn.one_hot(ids, 6), 6), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stacked", [0, 1])
+def test_a_wide_gram_is_made_of_blocks_without_those_below_the_diagonal(dtype, stacked):
+    fan_in = 2 * SPLIT_WIDTH + 3
+    rows = jax.random.normal(jax.random.key(0), (2, 5, fan_in), dtype)
+    gram = np.asarray(activation_gram(rows, fan_in, stacked_axes=stacked))
+    exact = np.asarray(rows, np.float64)
+    each = np.einsum("lam,lan->lmn", exact, exact) / 5
+    expected = each if stacked else each.mean(0)
+    np.testing.assert_allclose(gram, expected, rtol=1e-5, atol=1e-5)
+    assert (gram == gram.swapaxes(-1, -2)).all()
+
+
+def test_bfloat16_results_are_rounded_once_and_float32_ones_never():
+    rows = jax.random.normal(jax.random.key(0), (100, 8), jnp.bfloat16)
+    full = activation_gram(rows, 8)
+    rounded = activation_gram(rows, 8, result_dtype=jnp.bfloat16)
+    assert rounded.dtype == jnp.float32
+    np.testing.assert_allclose(rounded, full, rtol=2**-8)
+    wide = rows.astype(jnp.float32)
+    np.testing.assert_array_equal(
+        activation_gram(wide, 8, result_dtype=jnp.bfloat16), activation_gram(wide, 8)
     )
