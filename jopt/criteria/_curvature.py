@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jopt.criteria._directions import Directions
+from jopt.criteria._once import once_each
 from jopt.criteria._sign_curvature import sign_curvature, sign_curvature_bound
 from jopt.criteria._views import (
     View,
@@ -125,6 +127,7 @@ def leaf_curvature(
     starts: int = 16,
     iters: jax.typing.ArrayLike = 50,
     key: jax.Array | None = None,
+    worst_case: Curvature | None = None,
 ) -> Curvature:
     """`curvature_constants` of every matrix of a weight, ordered as its statistics.
 
@@ -135,6 +138,7 @@ def leaf_curvature(
             n, n).
         shape: of the weight.
         directions: in the shape of the weight.
+        worst_case: of `gram` with a fan-out of 1, where it is known already.
 
     >>> fused = MatrixSpec((0,), (1,), split=(4, 2))
     >>> l_max, l_op = leaf_curvature(jnp.eye(3), (3, 6), fused)
@@ -161,7 +165,7 @@ def leaf_curvature(
                 "curvature mode 'directional' needs directions=steepest_directions(G)"
             )
         return Curvature(*(_leaf_form(gram, d, matrix_spec) for d in directions))
-    once = curvature_constants(
+    once = worst_case or curvature_constants(
         gram, fan_in=fan_in, fan_out=1, mode=mode, starts=starts, iters=iters, key=key
     )
     l_max, l_op = (repeated(x, shape, matrix_spec) for x in once if x is not None)
@@ -195,13 +199,25 @@ def tree_curvature(
     [4.0]
     """
     modes = curvature_modes(grams, specs, mode)
+    worst_case = once_each(
+        partial(
+            curvature_constants,
+            fan_in=1,
+            fan_out=1,
+            starts=starts,
+            iters=iters,
+            key=key,
+        )
+    )
     ways = None if directions is None else [named_leaves(d) for d in directions]
     found = {}
     for path, (leaf,) in leaves_with_views(specs, tree).items():
         along = None if ways is None else Directions(*(way[path] for way in ways))
-        gram = grams.get(path)
+        gram, known = grams.get(path), None
         if gram is not None:
-            gram = gram_stack(gram, leaf.shape, specs[path], where=path)
+            stack = gram_stack(gram, leaf.shape, specs[path], where=path)
+            known = worst_case(gram, stack) if mode == "worst_case" else None
+            gram = stack
         found[path] = leaf_curvature(
             gram,
             leaf.shape,
@@ -211,6 +227,7 @@ def tree_curvature(
             starts=starts,
             iters=iters,
             key=key,
+            worst_case=known,
         )
     return found
 

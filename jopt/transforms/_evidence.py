@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jopt.criteria import Curvature, Directions, GeometryStats, curvature_constants
+from jopt.criteria._once import once_each
 from jopt.errors import ConfigError, ShapeError
 from jopt.linalg import normalize, op_norm, widened
 from jopt.matrix import MatrixSpec
@@ -102,16 +103,19 @@ def gather_evidence(
     if noise is not None:
         trees.append(_beside(trees[0], noise))
     polars = _polar_factors(polar, specs, trees)
+    worst_case = once_each(partial(curvature_constants, fan_in=1, fan_out=1))
     by_path: dict[str, tuple[dict[str, jax.Array], ...]] = {}
     for path, spec in specs.items():
-        gram = grams.get(path) if mode != "dimension" else None
+        gram, known = (grams.get(path) if mode != "dimension" else None), None
         if gram is not None:
             shape = _whole_fan_in(polar.views.layout, path, spec, trees[0][path].shape)
-            gram = fit_gram(gram, shape, spec, path)
+            form = fit_gram(gram, shape, spec, path)
+            known = worst_case(gram, form) if mode == "worst_case" else None
+            gram = form
         pairs = zip(trees, polars, strict=True)
         stacks = [{path: tree[path]} for pair in pairs for tree in pair]
         alone = polar.views.among({path: spec})
-        fn = partial(_evidence, gram, mode, euclidean)
+        fn = partial(_evidence, gram, known, euclidean)
         by_path[path] = alone.map(fn, *stacks, count=len(Evidence._fields))
     fields = (
         {path: found[i][path] for path, found in by_path.items()}
@@ -150,7 +154,7 @@ def _polar_factors(
 
 def _evidence(
     gram_BMM: jax.Array | None,
-    mode: SwitchCurvature,
+    worst_case: Curvature | None,
     euclidean: bool,
     spread: Spread,
     *stacks: jax.Array,
@@ -159,7 +163,7 @@ def _evidence(
     signal, polar = stacks[:2]
     pairs = [(signal, polar), stacks[2:] or (jnp.zeros_like(signal),) * 2]
     norms = [_dual_norms(spread, *pair) for pair in pairs]
-    constants = _constants(gram_BMM, mode, euclidean, spread, signal, polar)
+    constants = _constants(gram_BMM, worst_case, euclidean, spread, signal, polar)
     one_S11 = jnp.ones((len(signal), 1, 1), jnp.float32)
     numbers = [norm for both in zip(*norms, strict=True) for norm in both]
     return tuple(
@@ -179,24 +183,27 @@ def _dual_norms(spread: Spread, x: jax.Array, polar: jax.Array) -> list[jax.Arra
 
 def _constants(
     gram_BMM: jax.Array | None,
-    mode: SwitchCurvature,
+    worst_case: Curvature | None,
     euclidean: bool,
     spread: Spread,
     x_SMN: jax.Array,
     polar_SMN: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """l_max, l_op and l_fro: numbers, or one for each matrix."""
+    """l_max, l_op and l_fro: numbers, or one for each matrix.
+
+    `worst_case` is that of `gram_BMM` with a fan-out of 1; None for `directional`.
+    """
     fan_in, fan_out = x_SMN.shape[1] * spread.rows, x_SMN.shape[2] * spread.columns
     constants = partial(curvature_constants, fan_in=fan_in, fan_out=fan_out)
     if gram_BMM is None:
         l_max, l_op = _known(constants(None, mode="dimension"))
         # As l_max: in the middle of what is possible, from 1 / n to 1.
         return l_max, l_op, l_op / max(fan_in, 1) ** 0.5
-    if mode == "worst_case":
-        l_max, l_op = _known(constants(gram_BMM, mode="worst_case"))
+    if worst_case is not None:
+        l_max, l_op = _known(worst_case)
         largest_B = op_norm(gram_BMM, "power") if euclidean else jnp.ones_like(l_op)
         each = len(x_SMN) // len(gram_BMM)
-        return tuple(jnp.repeat(x, each) for x in (l_max, l_op, largest_B))
+        return tuple(jnp.repeat(x, each) for x in (fan_out * l_max, l_op, largest_B))
 
     def forms(first_SMN: jax.Array) -> list[jax.Array]:
         """Along this step and the spectral one."""
