@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from jopt.matrix import AttentionSpec, Heads, MatrixSpec
     from jopt.optimizers import (
         adamuon,
+        adgd,
         aurora,
+        delta_sgd,
         describe_labels,
         dion,
         dion2,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
         scale_by_dion,
         scale_by_dion2,
         scale_by_geometry_switch,
+        scale_by_local_smoothness,
         scale_by_momentum,
         scale_by_orthogonalization,
         scale_by_second_moment,
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
         scale_by_soap,
         skip_nonfinite,
         skip_spikes,
+        start_up_step_size,
         update_floor,
     )
 
@@ -76,10 +80,12 @@ __all__ = [
     "MatrixSpec",
     "ShapeError",
     "adamuon",
+    "adgd",
     "aurora",
     "cautious_weight_decay",
     "clip_by_global_norm",
     "criteria",
+    "delta_sgd",
     "describe_labels",
     "dion",
     "dion2",
@@ -102,6 +108,7 @@ __all__ = [
     "scale_by_dion",
     "scale_by_dion2",
     "scale_by_geometry_switch",
+    "scale_by_local_smoothness",
     "scale_by_momentum",
     "scale_by_orthogonalization",
     "scale_by_second_moment",
@@ -120,6 +127,7 @@ __all__ = [
     "soap_muon",
     "spec_gd",
     "spec_sign",
+    "start_up_step_size",
     "transforms",
     "update_floor",
 ]

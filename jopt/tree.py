@@ -89,7 +89,8 @@ def norm(x: jax.Array) -> jax.Array:
     """Frobenius norm in float32, exact in scale from 1e-37 to 1e37.
 
     The entries are divided by the largest one before they are squared, so neither 1e-30
-    nor 1e30 under- or overflows. An empty or zero array has norm 0; NaN stays NaN.
+    nor 1e30 under- or overflows. An empty or zero array has norm 0, and there gradient
+    0; NaN stays NaN. Of a float64 array it is float64.
 
     >>> bool(jnp.isclose(norm(jnp.array([3e30, 4e30])), 5e30))
     True
@@ -101,23 +102,24 @@ def global_norm(tree: PyTree) -> jax.Array:
     """Norm of all leaves together, in float32, with the scale range of `norm`.
 
     One scale serves all leaves: what is too small beside the largest entry to be seen
-    in the sum of squares would not change the norm.
+    in the sum of squares would not change the norm. In float64 if a leaf is.
 
     >>> float(global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])}))
     5.0
     """
-    leaves = [
-        jnp.abs(leaf).astype(jnp.float32)
-        for leaf in jax.tree.leaves(tree)
-        if leaf.size > 0
-    ]
+    leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size > 0]
     if not leaves:
         return jnp.zeros((), jnp.float32)
+    dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+    leaves = [leaf.astype(dtype) for leaf in leaves]
     largest = jnp.max(jnp.stack([jnp.max(leaf) for leaf in leaves]))
-    # `largest != 0` keeps a NaN visible; `largest > 0` would turn it into zero.
+    # `largest != 0` keeps a NaN visible; `largest > 0` would turn it into zero. The
+    # norm does not depend on the scale, so its gradient goes past it.
     scale = jnp.where((largest != 0) & ~jnp.isinf(largest), largest, 1.0)
-    squares = [jnp.sum(jnp.square(leaf / scale)) for leaf in leaves]
-    return scale * jnp.sqrt(jnp.sum(jnp.stack(squares)))
+    scale = jax.lax.stop_gradient(scale)
+    total = jnp.sum(jnp.stack([jnp.sum(jnp.square(x / scale)) for x in leaves]))
+    some = total != 0
+    return scale * jnp.where(some, jnp.sqrt(jnp.where(some, total, 1.0)), 0.0)
 
 
 def all_finite(tree: PyTree) -> jax.Array:

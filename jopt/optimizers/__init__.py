@@ -17,6 +17,7 @@ from jopt.optimizers._scion import scion
 from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, sign_sgd, signum
 from jopt.optimizers._sign_muon import lion_muon, sign_muon
+from jopt.optimizers._smoothness import adgd, delta_sgd
 from jopt.optimizers._soap import soap, soap_muon
 from jopt.optimizers._spec_sign import spec_sign
 from jopt.optimizers._table import Row, explain
@@ -29,8 +30,10 @@ __all__ = [
     "Optimizer",
     "Row",
     "adamuon",
+    "adgd",
     "aurora",
     "build",
+    "delta_sgd",
     "descend",
     "describe_labels",
     "dion",

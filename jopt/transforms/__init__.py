@@ -13,6 +13,7 @@ from jopt.transforms._dion2 import scale_by_dion2
 from jopt.transforms._dispatch import map_stacks
 from jopt.transforms._floor import update_floor
 from jopt.transforms._geometry_switch import scale_by_geometry_switch
+from jopt.transforms._gradient_pairs import GradFn
 from jopt.transforms._hyperball import HyperballState, hyperball
 from jopt.transforms._layer_norms import layer_direction
 from jopt.transforms._layer_tables import (
@@ -23,6 +24,11 @@ from jopt.transforms._layer_tables import (
     TABLES,
     layer_metrics,
     merge_geometry,
+)
+from jopt.transforms._local_smoothness import (
+    GradientPair,
+    LocalSmoothnessState,
+    scale_by_local_smoothness,
 )
 from jopt.transforms._momentum import (
     Momentum,
@@ -78,6 +84,8 @@ from jopt.transforms._specs import (
     read_specs,
     resolve_specs,
 )
+from jopt.transforms._start_up import StartUp, start_up_step_size
+from jopt.transforms._step_rules import RuleName
 from jopt.transforms._switch_rule import switch_needs
 from jopt.transforms._switch_state import SwitchState, read_choices
 from jopt.transforms._views import Views
@@ -100,7 +108,10 @@ __all__ = [
     "DionState",
     "Distribute",
     "GeometryName",
+    "GradFn",
+    "GradientPair",
     "HyperballState",
+    "LocalSmoothnessState",
     "MatrixSpecs",
     "Momentum",
     "MomentumState",
@@ -108,10 +119,12 @@ __all__ = [
     "NanPolicy",
     "PolarMap",
     "QkClipState",
+    "RuleName",
     "ShampooState",
     "ShapeMode",
     "SkipState",
     "SoapState",
+    "StartUp",
     "SwitchState",
     "Views",
     "alternate",
@@ -151,6 +164,7 @@ __all__ = [
     "scale_by_dion",
     "scale_by_dion2",
     "scale_by_geometry_switch",
+    "scale_by_local_smoothness",
     "scale_by_momentum",
     "scale_by_orthogonalization",
     "scale_by_second_moment",
@@ -168,6 +182,7 @@ __all__ = [
     "skip_nonfinite",
     "skip_spikes",
     "soft_sign",
+    "start_up_step_size",
     "steepest_descent",
     "switch_needs",
     "unmonitored",
