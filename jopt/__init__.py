@@ -45,10 +45,14 @@ if TYPE_CHECKING:
         spec_sign,
     )
     from jopt.transforms import (
+        asam_ascent,
         cautious_weight_decay,
         clip_by_global_norm,
         hyperball,
+        l2_ascent,
+        linf_ascent,
         monitor,
+        preconditioned_ascent,
         qk_clip,
         radial_brake,
         scale_by_dion,
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
         scale_by_soap,
         skip_nonfinite,
         skip_spikes,
+        spectral_ascent,
         update_floor,
     )
 
@@ -76,6 +81,7 @@ __all__ = [
     "MatrixSpec",
     "ShapeError",
     "adamuon",
+    "asam_ascent",
     "aurora",
     "cautious_weight_decay",
     "clip_by_global_norm",
@@ -84,8 +90,10 @@ __all__ = [
     "dion",
     "dion2",
     "hyperball",
+    "l2_ascent",
     "label_params",
     "linalg",
+    "linf_ascent",
     "lion",
     "lion_muon",
     "monitor",
@@ -97,6 +105,7 @@ __all__ = [
     "orthogonalize",
     "polar_express_coefficients",
     "polar_grad",
+    "preconditioned_ascent",
     "qk_clip",
     "radial_brake",
     "scale_by_dion",
@@ -120,6 +129,7 @@ __all__ = [
     "soap_muon",
     "spec_gd",
     "spec_sign",
+    "spectral_ascent",
     "transforms",
     "update_floor",
 ]
