@@ -2,6 +2,15 @@
 
 from jopt.linalg._stacks import map_matrices
 from jopt.transforms._alternate import alternate, alternating_schedule, is_due
+from jopt.transforms._ascent import (
+    AscentRule,
+    Mask,
+    asam_ascent,
+    ascent_rule,
+    climb,
+    l2_ascent,
+    linf_ascent,
+)
 from jopt.transforms._balanced import balanced
 from jopt.transforms._brake import radial_brake
 from jopt.transforms._cautious import CautiousState, cautious_weight_decay
@@ -47,6 +56,7 @@ from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._polar import PolarMap, checked, guarded, polar_map
+from jopt.transforms._preconditioned_ascent import preconditioned_ascent
 from jopt.transforms._qk_clip import QkClipState, qk_clip
 from jopt.transforms._second_moment import (
     preconditioned,
@@ -84,6 +94,7 @@ from jopt.transforms._specs import (
     read_specs,
     resolve_specs,
 )
+from jopt.transforms._spectral_ascent import spectral_ascent
 from jopt.transforms._start_up import StartUp, start_up_step_size
 from jopt.transforms._step_rules import RuleName
 from jopt.transforms._switch_rule import switch_needs
@@ -99,6 +110,7 @@ __all__ = [
     "GEOMETRY_FIGURES",
     "LAYERS",
     "TABLES",
+    "AscentRule",
     "AxisName",
     "CautiousState",
     "CountedGeometry",
@@ -112,6 +124,7 @@ __all__ = [
     "GradientPair",
     "HyperballState",
     "LocalSmoothnessState",
+    "Mask",
     "MatrixSpecs",
     "Momentum",
     "MomentumState",
@@ -129,9 +142,12 @@ __all__ = [
     "Views",
     "alternate",
     "alternating_schedule",
+    "asam_ascent",
+    "ascent_rule",
     "balanced",
     "cautious_weight_decay",
     "checked",
+    "climb",
     "clip_by_global_norm",
     "counted_descent",
     "declared_specs",
@@ -143,8 +159,10 @@ __all__ = [
     "heavy_ball",
     "hyperball",
     "is_due",
+    "l2_ascent",
     "layer_direction",
     "layer_metrics",
+    "linf_ascent",
     "majority_vote",
     "map_matrices",
     "map_stacks",
@@ -154,6 +172,7 @@ __all__ = [
     "polar_first",
     "polar_map",
     "preconditioned",
+    "preconditioned_ascent",
     "qk_clip",
     "radial_brake",
     "read_choices",
@@ -182,6 +201,7 @@ __all__ = [
     "skip_nonfinite",
     "skip_spikes",
     "soft_sign",
+    "spectral_ascent",
     "start_up_step_size",
     "steepest_descent",
     "switch_needs",

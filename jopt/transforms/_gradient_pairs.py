@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt.errors import ConfigError
+from jopt.linalg import widened
 from jopt.transforms._vote import AxisName
 from jopt.tree import PyTree, global_norm
 
@@ -24,20 +25,14 @@ def is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
-def widened(tree: PyTree) -> PyTree:
+def widened_tree(tree: PyTree) -> PyTree:
     """Floating and complex leaves in float32, or as they are where they are wider.
 
-    >>> tree = widened({"w": jnp.ones(1, jnp.bfloat16), "n": jnp.array(1)})
+    >>> tree = widened_tree({"w": jnp.ones(1, jnp.bfloat16), "n": jnp.array(1)})
     >>> {name: str(leaf.dtype) for name, leaf in tree.items()}
     {'n': 'int32', 'w': 'float32'}
     """
-
-    def widen(leaf: jax.Array) -> jax.Array:
-        if not is_inexact(leaf):
-            return leaf
-        return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-
-    return jax.tree.map(widen, tree)
+    return jax.tree.map(lambda x: widened(x) if is_inexact(x) else x, tree)
 
 
 def scalar_dtype(tree: PyTree) -> jnp.dtype:
@@ -46,7 +41,9 @@ def scalar_dtype(tree: PyTree) -> jnp.dtype:
     >>> scalar_dtype({"w": jnp.ones(1, jnp.bfloat16), "z": jnp.ones(1, jnp.complex64)})
     dtype('float32')
     """
-    wide = [leaf.dtype for leaf in jax.tree.leaves(widened(tree)) if is_inexact(leaf)]
+    wide = [
+        leaf.dtype for leaf in jax.tree.leaves(widened_tree(tree)) if is_inexact(leaf)
+    ]
     return jnp.result_type(jnp.float32, *(jnp.finfo(dtype).dtype for dtype in wide))
 
 
@@ -61,7 +58,7 @@ def distance(a: PyTree, b: PyTree) -> jax.Array:
     def difference(x: jax.Array, y: jax.Array) -> jax.Array:
         return x - y if is_inexact(x) else jnp.zeros(0)
 
-    return global_norm(jax.tree.map(difference, widened(a), widened(b)))
+    return global_norm(jax.tree.map(difference, widened_tree(a), widened_tree(b)))
 
 
 class Smoothness(NamedTuple):

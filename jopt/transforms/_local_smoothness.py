@@ -19,7 +19,7 @@ from jopt.transforms._gradient_pairs import (
     is_inexact,
     scalar_dtype,
     smoothness_of,
-    widened,
+    widened_tree,
 )
 from jopt.transforms._skip import select
 from jopt.transforms._start_up import start_up_step_size
@@ -50,7 +50,7 @@ class LocalSmoothnessState(NamedTuple):
         prev_grads: its gradient, in at least float32; `()` with `same_batch`.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # Optax's name, and a tuple's method
     step_size: jax.Array
     ratio: jax.Array
     smoothness: jax.Array
@@ -191,8 +191,10 @@ def scale_by_local_smoothness(
             ratio=jnp.asarray(chosen.ratio, dtype),
             smoothness=jnp.zeros((), dtype),
             skipped=jnp.zeros((), jnp.int32),
-            prev_params=jax.tree.map(jnp.copy, widened(params)),
-            prev_grads=jax.tree.map(jnp.zeros_like, widened(params)) if stored else (),
+            prev_params=jax.tree.map(jnp.copy, widened_tree(params)),
+            prev_grads=jax.tree.map(jnp.zeros_like, widened_tree(params))
+            if stored
+            else (),
         )
 
     def update(
@@ -238,8 +240,8 @@ def scale_by_local_smoothness(
             ratio=size.ratio,
             smoothness=jnp.where(usable, value, state.smoothness),
             skipped=state.skipped,
-            prev_params=widened(params),
-            prev_grads=widened(grads) if stored else (),
+            prev_params=widened_tree(params),
+            prev_grads=widened_tree(grads) if stored else (),
         )
         left_out = state._replace(
             step_size=size.step_size,

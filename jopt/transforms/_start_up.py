@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jopt.linalg import widened
 from jopt.transforms._gradient_pairs import (
     GradFn,
     Smoothness,
@@ -15,7 +16,6 @@ from jopt.transforms._gradient_pairs import (
     is_inexact,
     scalar_dtype,
     smoothness_of,
-    widened,
 )
 from jopt.tree import PyTree, global_norm
 

@@ -83,7 +83,7 @@ def inverse_smoothness(scale: ArrayLike) -> Callable[[jax.Array, jax.Array], jax
     >>> float(inverse_smoothness(0.5)(jnp.array(9.0), jnp.array(4.0)))
     0.125
     """
-    return lambda step_size, smoothness: scale / smoothness
+    return lambda step_size, smoothness: jnp.asarray(scale / smoothness)
 
 
 def _second_bound(step_size: jax.Array, smoothness: jax.Array) -> jax.Array:
@@ -140,5 +140,6 @@ def check_step_sizes(**sizes: ArrayLike) -> None:
     jopt.errors.ConfigError: init_step_size is 0.0; a step size is above 0
     """
     for name, size in sizes.items():
-        if not isinstance(size, jax.Array) and not size > 0:
+        # Whatever else it is, such as the function that a rule would pass, says so.
+        if isinstance(size, int | float) and not size > 0:
             raise ConfigError(f"{name} is {size}; a step size is above 0")
