@@ -12,6 +12,8 @@ from jopt.optimizers._namo import muon2, namo
 from jopt.optimizers._normuon import adamuon, normuon
 from jopt.optimizers._polar_grad import polar_grad, spec_gd
 from jopt.optimizers._routed import spectral_and_fallback
+from jopt.optimizers._sa_sam import sa_sam
+from jopt.optimizers._sa_sam_step import SASAMState
 from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
 from jopt.optimizers._scion import scion
 from jopt.optimizers._shampoo import shampoo
@@ -29,6 +31,7 @@ __all__ = [
     "Entry",
     "Optimizer",
     "Row",
+    "SASAMState",
     "adamuon",
     "adgd",
     "aurora",
@@ -49,6 +52,7 @@ __all__ = [
     "namo",
     "normuon",
     "polar_grad",
+    "sa_sam",
     "schedule_from_config",
     "scion",
     "shampoo",

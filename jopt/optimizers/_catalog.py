@@ -17,6 +17,7 @@ from jopt.optimizers._muon import muon
 from jopt.optimizers._namo import muon2, namo
 from jopt.optimizers._normuon import adamuon, normuon
 from jopt.optimizers._polar_grad import polar_grad, spec_gd
+from jopt.optimizers._sa_sam import sa_sam
 from jopt.optimizers._scion import scion
 from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, sign_sgd, signum
@@ -124,6 +125,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "adgd": Entry(adgd, whole_tree=True, needs=_pair_needs),
     "delta_sgd": Entry(delta_sgd, whole_tree=True, needs=_pair_needs),
+    "sa_sam": Entry(sa_sam, whole_tree=True, needs=frozenset({"grad_fn"})),
 }
 
 
