@@ -32,7 +32,7 @@ def widened_tree(tree: PyTree) -> PyTree:
     >>> {name: str(leaf.dtype) for name, leaf in tree.items()}
     {'n': 'int32', 'w': 'float32'}
     """
-    return jax.tree.map(lambda x: widened(x) if is_inexact(x) else x, tree)
+    return jax.tree.map(lambda x: widened(jnp.asarray(x)) if is_inexact(x) else x, tree)
 
 
 def scalar_dtype(tree: PyTree) -> jnp.dtype:
