@@ -297,6 +297,16 @@ def test_growth_in_a_flat_place_stays_finite(run):
     assert np.isfinite(states.step_size).all() and (states.ratio[-3:] == 1).all()
 
 
+def test_a_first_step_must_be_more_than_rounding(run):
+    """In float32; step 1 of AdGD repairs a size of 1e-6 and cannot one of 1e-10."""
+    h = quadratic(5.0, 1.0, 3.0)
+    _, small = run(jopt.adgd(1e-6), START, h, 3, "float32")
+    _, exact = run(jopt.adgd(1e-6), START, h, 3, "float64")
+    np.testing.assert_allclose(small.step_size[1], exact.step_size[1], rtol=0.1)
+    _, lost = run(jopt.adgd(1e-10), START, h, 3, "float32")
+    np.testing.assert_allclose(lost.step_size[1], 1e-10, rtol=1e-6)
+
+
 def test_decay_and_clipping_are_not_in_the_estimate():
     tx = jopt.delta_sgd(0.2, weight_decay=0.5, clip=0.1)
     g = jnp.array([3.0, 4.0])

@@ -169,7 +169,6 @@ def test_evaluations_beside_the_gradient_that_is_given(smoothness):
     assert len(calls) == 2 * (2 if smoothness == "trajectory" else 1)
     copies = jax.tree.leaves(state.prev_params)
     assert len(copies) == (smoothness == "trajectory")
-    assert len(copies) == (smoothness == "trajectory")
 
 
 def test_the_perturbation_pair_is_the_hessian_along_the_gradient(run):
