@@ -11,11 +11,27 @@ from jopt.transforms._ascent import (
     l2_ascent,
     linf_ascent,
 )
+from jopt.transforms._ascent_directions import (
+    dropped_direction,
+    f_sam_direction,
+)
 from jopt.transforms._balanced import balanced
 from jopt.transforms._brake import radial_brake
 from jopt.transforms._cautious import CautiousState, cautious_weight_decay
 from jopt.transforms._choosing import GEOMETRIES, Criterion, GeometryName
 from jopt.transforms._clip import clip_by_global_norm
+from jopt.transforms._combine import (
+    Combined,
+    CombineRule,
+    gsam,
+    perturbed,
+    radius_schedule,
+    wsam,
+)
+from jopt.transforms._combine_sparing import (
+    ae_sam,
+    looksam,
+)
 from jopt.transforms._counted import CountedGeometry, CountedState, counted_descent
 from jopt.transforms._dion import DionState, scale_by_dion
 from jopt.transforms._dion2 import scale_by_dion2
@@ -58,6 +74,15 @@ from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._polar import PolarMap, checked, guarded, polar_map
 from jopt.transforms._preconditioned_ascent import preconditioned_ascent
 from jopt.transforms._qk_clip import QkClipState, qk_clip
+from jopt.transforms._sam import (
+    esam_value_and_grad,
+    functional_sam_value_and_grad,
+    sam_value_and_grad,
+)
+from jopt.transforms._sam_oracle import (
+    PerturbSync,
+    SharpnessOracle,
+)
 from jopt.transforms._second_moment import (
     preconditioned,
     scale_by_second_moment,
@@ -69,6 +94,18 @@ from jopt.transforms._shape import (
     scale_by_shape,
     shape_map,
     shape_scale,
+)
+from jopt.transforms._sharpness import (
+    Sharpness,
+    SharpnessState,
+)
+from jopt.transforms._sharpness_aware import (
+    SharpnessAwareState,
+    sharpness_aware,
+)
+from jopt.transforms._sharpness_check import (
+    Fallback,
+    check_sharpness,
 )
 from jopt.transforms._sign import (
     scale_by_sign,
@@ -97,6 +134,10 @@ from jopt.transforms._specs import (
 from jopt.transforms._spectral_ascent import spectral_ascent
 from jopt.transforms._start_up import StartUp, start_up_step_size
 from jopt.transforms._step_rules import RuleName
+from jopt.transforms._stale_sam import (
+    StaleSamState,
+    stale_sam_value_and_grad,
+)
 from jopt.transforms._switch_rule import switch_needs
 from jopt.transforms._switch_state import SwitchState, read_choices
 from jopt.transforms._views import Views
@@ -113,12 +154,15 @@ __all__ = [
     "AscentRule",
     "AxisName",
     "CautiousState",
+    "CombineRule",
+    "Combined",
     "CountedGeometry",
     "CountedState",
     "Criterion",
     "Declared",
     "DionState",
     "Distribute",
+    "Fallback",
     "GeometryName",
     "GradFn",
     "GradientPair",
@@ -130,31 +174,44 @@ __all__ = [
     "MomentumState",
     "MonitorState",
     "NanPolicy",
+    "PerturbSync",
     "PolarMap",
     "QkClipState",
     "RuleName",
     "ShampooState",
     "ShapeMode",
+    "Sharpness",
+    "SharpnessAwareState",
+    "SharpnessOracle",
+    "SharpnessState",
     "SkipState",
     "SoapState",
     "StartUp",
+    "StaleSamState",
     "SwitchState",
     "Views",
+    "ae_sam",
     "alternate",
     "alternating_schedule",
     "asam_ascent",
     "ascent_rule",
     "balanced",
     "cautious_weight_decay",
+    "check_sharpness",
     "checked",
     "climb",
     "clip_by_global_norm",
     "counted_descent",
     "declared_specs",
+    "dropped_direction",
     "dual_ema",
     "ema",
+    "esam_value_and_grad",
+    "f_sam_direction",
     "find_spec",
     "followed_by",
+    "functional_sam_value_and_grad",
+    "gsam",
     "guarded",
     "heavy_ball",
     "hyperball",
@@ -163,23 +220,27 @@ __all__ = [
     "layer_direction",
     "layer_metrics",
     "linf_ascent",
+    "looksam",
     "majority_vote",
     "map_matrices",
     "map_stacks",
     "merge_geometry",
     "monitor",
     "no_momentum",
+    "perturbed",
     "polar_first",
     "polar_map",
     "preconditioned",
     "preconditioned_ascent",
     "qk_clip",
     "radial_brake",
+    "radius_schedule",
     "read_choices",
     "read_specs",
     "resolve_specs",
     "robust_zscore",
     "root_mean_square",
+    "sam_value_and_grad",
     "scale_by_dion",
     "scale_by_dion2",
     "scale_by_geometry_switch",
@@ -194,6 +255,7 @@ __all__ = [
     "select",
     "shape_map",
     "shape_scale",
+    "sharpness_aware",
     "sign_descent",
     "sign_map",
     "sign_tree",
@@ -203,9 +265,11 @@ __all__ = [
     "soft_sign",
     "spectral_ascent",
     "start_up_step_size",
+    "stale_sam_value_and_grad",
     "steepest_descent",
     "switch_needs",
     "unmonitored",
     "update_floor",
     "without_nonfinite",
+    "wsam",
 ]

@@ -56,8 +56,9 @@ def preconditioned_ascent(
 
     def decay(count: jax.typing.ArrayLike) -> jax.Array:
         # With this decay an average from zero is the bias-corrected one.
-        done = jnp.asarray(b2) ** count
-        return b2 * (1 - done) / (1 - b2 * done)
+        kept = jnp.asarray(b2)
+        done = kept**count
+        return kept * (1 - done) / (1 - kept * done)
 
     moments = root_mean_square(decay)
 
