@@ -132,12 +132,12 @@ from jopt.transforms._specs import (
     resolve_specs,
 )
 from jopt.transforms._spectral_ascent import spectral_ascent
-from jopt.transforms._start_up import StartUp, start_up_step_size
-from jopt.transforms._step_rules import RuleName
 from jopt.transforms._stale_sam import (
     StaleSamState,
     stale_sam_value_and_grad,
 )
+from jopt.transforms._start_up import StartUp, start_up_step_size
+from jopt.transforms._step_rules import RuleName
 from jopt.transforms._switch_rule import switch_needs
 from jopt.transforms._switch_state import SwitchState, read_choices
 from jopt.transforms._views import Views
@@ -186,8 +186,8 @@ __all__ = [
     "SharpnessState",
     "SkipState",
     "SoapState",
-    "StartUp",
     "StaleSamState",
+    "StartUp",
     "SwitchState",
     "Views",
     "ae_sam",
@@ -264,8 +264,8 @@ __all__ = [
     "skip_spikes",
     "soft_sign",
     "spectral_ascent",
-    "start_up_step_size",
     "stale_sam_value_and_grad",
+    "start_up_step_size",
     "steepest_descent",
     "switch_needs",
     "unmonitored",

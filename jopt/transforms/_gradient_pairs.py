@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jopt.errors import ConfigError
 from jopt.linalg import widened
+from jopt.transforms._varying import as_axes, mean_over, varying
 from jopt.transforms._vote import AxisName
 from jopt.tree import PyTree, global_norm
 
@@ -97,7 +98,7 @@ def averaged(grads: PyTree, axis_name: AxisName) -> PyTree:
     >>> averaged({"w": 1.0}, None)
     {'w': 1.0}
     """
-    return grads if axis_name is None else jax.lax.pmean(grads, axis_name)
+    return mean_over(grads, as_axes(axis_name))
 
 
 def gradient_function(
@@ -107,6 +108,9 @@ def gradient_function(
     axis_name: AxisName,
 ) -> GradFn:
     """The gradient on the batch of this step, as an optimizer's `update` is given it.
+
+    With an axis, a worker takes it at parameters that are its own, and the mean is what
+    counts.
 
     Fails: `ConfigError` without either of the two.
 
@@ -124,9 +128,10 @@ gradient on the batch and the random key of this step
         )
 
     def gradient(params: PyTree) -> PyTree:
+        own = varying(params, as_axes(axis_name))
         if grad_fn is not None:
-            return averaged(grad_fn(params), axis_name)
+            return averaged(grad_fn(own), axis_name)
         assert value_and_grad_fn is not None
-        return averaged(value_and_grad_fn(params)[1], axis_name)
+        return averaged(value_and_grad_fn(own)[1], axis_name)
 
     return gradient

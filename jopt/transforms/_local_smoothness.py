@@ -138,9 +138,10 @@ def scale_by_local_smoothness(
             Delta-SGD: 1e-8).
         axis_name: of `shard_map`, `pmap` or `vmap` whose workers have each a gradient
             of their own, in `updates` and from `grad_fn`: these are averaged before any
-            norm. (In a `shard_map` that checks replication, differentiate with respect
-            to `jax.lax.pcast(params, axis_name, to="varying")`.) Under plain `jit`
-            leave it out. Static.
+            norm. The parameters that reach `grad_fn` are then a worker's own;
+            `updates` should have been made at such parameters too (`jax.lax.pcast`,
+            since a `shard_map` that checks replication sums them otherwise). Under
+            plain `jit` leave it out. Static.
 
     Numbers may be traced.
 

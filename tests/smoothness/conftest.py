@@ -46,11 +46,16 @@ def scanned(tx, w, grad, steps, dtype="float64", state=None):
 
             updates, state = tx.update(here(w), state, w, grad_fn=here)
             w = optax.apply_updates(w, updates)
-            return (w, state), (w, state._replace(prev_params=()))
+            return (w, state), (w, kept(state))
 
         start = w, tx.init(w) if state is None else state
         scan = jax.jit(lambda start: jax.lax.scan(step, start, jnp.arange(steps)))
         return jax.tree.map(np.asarray, scan(start)[1])
+
+
+def kept(state):
+    """What is stacked over the steps."""
+    return state._replace(prev_params=()) if hasattr(state, "prev_params") else state
 
 
 def gradient_on_batch(w, t):

@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jopt
 from jopt.parallel import make_mesh
+from jopt.transforms._varying import varying
 
 P = PartitionSpec
 STEPS = 6
@@ -73,12 +74,9 @@ def compare(make, mesh):
 
     workers = make(axis_name="data")
 
-    def varying(p):
-        return jax.lax.pcast(p, "data", to="varying")
-
     mapped = jax.jit(
         jax.shard_map(
-            partial(update, workers, varying),
+            partial(update, workers, lambda p: varying(p, ("data",))),
             mesh=mesh,
             in_specs=(P(), P(), P("data")),
             out_specs=P(),
