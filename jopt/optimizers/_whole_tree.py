@@ -41,7 +41,7 @@ def names_optimizer(config: Any) -> bool:
     >>> names_optimizer({"optim": {"whole_tree": {"optimizer": {"name": "none"}}}})
     False
     """
-    return bool(set(entries(read(config, WHERE)).items()) - {("name", NO_OPTIMIZER)})
+    return entries(read(config, WHERE)) not in ({}, {"name": NO_OPTIMIZER})
 
 
 def read_optimizer(config: Any, faults: list[str]) -> Rule | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jopt
@@ -75,6 +76,7 @@ def test_the_guard_goes_around_it():
     tx = build(c, PARAMS).tx
     _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS, grad_fn=gradient)
     assert isinstance(state.inner_state, SASAMState)
+    assert optax.tree.get(state, "step_size") == state.inner_state.step_size
     bad = {"a": PARAMS["a"], "bias": jnp.array([jnp.nan, 1.0])}
     updates, after = tx.update(bad, state, PARAMS, grad_fn=gradient)
     assert not any(np.any(x) for x in (updates["a"]["kernel"], updates["bias"]))
