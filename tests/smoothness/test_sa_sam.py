@@ -18,7 +18,8 @@ FORMS = [
     for smoothness in ("trajectory", "perturbation")
     for lag in (False, True)
 ]
-CLOSE = {"float32": 1e-4, "float64": 1e-11}
+# Relative. With delta = 1 the growth passes rounding on from step to step.
+CLOSE = {"float32": 1e-3, "float64": 1e-11}
 VARIANTS = pytest.mark.parametrize("variant", ["paper", "released"])
 
 
