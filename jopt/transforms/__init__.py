@@ -2,17 +2,43 @@
 
 from jopt.linalg._stacks import map_matrices
 from jopt.transforms._alternate import alternate, alternating_schedule, is_due
+from jopt.transforms._ascent import (
+    AscentRule,
+    Mask,
+    asam_ascent,
+    ascent_rule,
+    climb,
+    l2_ascent,
+    linf_ascent,
+)
+from jopt.transforms._ascent_directions import (
+    dropped_direction,
+    f_sam_direction,
+)
 from jopt.transforms._balanced import balanced
 from jopt.transforms._brake import radial_brake
 from jopt.transforms._cautious import CautiousState, cautious_weight_decay
 from jopt.transforms._choosing import GEOMETRIES, Criterion, GeometryName
 from jopt.transforms._clip import clip_by_global_norm
+from jopt.transforms._combine import (
+    Combined,
+    CombineRule,
+    gsam,
+    perturbed,
+    radius_schedule,
+    wsam,
+)
+from jopt.transforms._combine_sparing import (
+    ae_sam,
+    looksam,
+)
 from jopt.transforms._counted import CountedGeometry, CountedState, counted_descent
 from jopt.transforms._dion import DionState, scale_by_dion
 from jopt.transforms._dion2 import scale_by_dion2
 from jopt.transforms._dispatch import map_stacks
 from jopt.transforms._floor import update_floor
 from jopt.transforms._geometry_switch import scale_by_geometry_switch
+from jopt.transforms._gradient_pairs import GradFn
 from jopt.transforms._hyperball import HyperballState, hyperball
 from jopt.transforms._layer_norms import layer_direction
 from jopt.transforms._layer_tables import (
@@ -23,6 +49,11 @@ from jopt.transforms._layer_tables import (
     TABLES,
     layer_metrics,
     merge_geometry,
+)
+from jopt.transforms._local_smoothness import (
+    GradientPair,
+    LocalSmoothnessState,
+    scale_by_local_smoothness,
 )
 from jopt.transforms._momentum import (
     Momentum,
@@ -41,7 +72,17 @@ from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._polar import PolarMap, checked, guarded, polar_map
+from jopt.transforms._preconditioned_ascent import preconditioned_ascent
 from jopt.transforms._qk_clip import QkClipState, qk_clip
+from jopt.transforms._sam import (
+    esam_value_and_grad,
+    functional_sam_value_and_grad,
+    sam_value_and_grad,
+)
+from jopt.transforms._sam_oracle import (
+    PerturbSync,
+    SharpnessOracle,
+)
 from jopt.transforms._second_moment import (
     preconditioned,
     scale_by_second_moment,
@@ -53,6 +94,18 @@ from jopt.transforms._shape import (
     scale_by_shape,
     shape_map,
     shape_scale,
+)
+from jopt.transforms._sharpness import (
+    Sharpness,
+    SharpnessState,
+)
+from jopt.transforms._sharpness_aware import (
+    SharpnessAwareState,
+    sharpness_aware,
+)
+from jopt.transforms._sharpness_check import (
+    Fallback,
+    check_sharpness,
 )
 from jopt.transforms._sign import (
     scale_by_sign,
@@ -78,6 +131,13 @@ from jopt.transforms._specs import (
     read_specs,
     resolve_specs,
 )
+from jopt.transforms._spectral_ascent import spectral_ascent
+from jopt.transforms._stale_sam import (
+    StaleSamState,
+    stale_sam_value_and_grad,
+)
+from jopt.transforms._start_up import StartUp, start_up_step_size
+from jopt.transforms._step_rules import RuleName
 from jopt.transforms._switch_rule import switch_needs
 from jopt.transforms._switch_state import SwitchState, read_choices
 from jopt.transforms._views import Views
@@ -91,66 +151,100 @@ __all__ = [
     "GEOMETRY_FIGURES",
     "LAYERS",
     "TABLES",
+    "AscentRule",
     "AxisName",
     "CautiousState",
+    "CombineRule",
+    "Combined",
     "CountedGeometry",
     "CountedState",
     "Criterion",
     "Declared",
     "DionState",
     "Distribute",
+    "Fallback",
     "GeometryName",
+    "GradFn",
+    "GradientPair",
     "HyperballState",
+    "LocalSmoothnessState",
+    "Mask",
     "MatrixSpecs",
     "Momentum",
     "MomentumState",
     "MonitorState",
     "NanPolicy",
+    "PerturbSync",
     "PolarMap",
     "QkClipState",
+    "RuleName",
     "ShampooState",
     "ShapeMode",
+    "Sharpness",
+    "SharpnessAwareState",
+    "SharpnessOracle",
+    "SharpnessState",
     "SkipState",
     "SoapState",
+    "StaleSamState",
+    "StartUp",
     "SwitchState",
     "Views",
+    "ae_sam",
     "alternate",
     "alternating_schedule",
+    "asam_ascent",
+    "ascent_rule",
     "balanced",
     "cautious_weight_decay",
+    "check_sharpness",
     "checked",
+    "climb",
     "clip_by_global_norm",
     "counted_descent",
     "declared_specs",
+    "dropped_direction",
     "dual_ema",
     "ema",
+    "esam_value_and_grad",
+    "f_sam_direction",
     "find_spec",
     "followed_by",
+    "functional_sam_value_and_grad",
+    "gsam",
     "guarded",
     "heavy_ball",
     "hyperball",
     "is_due",
+    "l2_ascent",
     "layer_direction",
     "layer_metrics",
+    "linf_ascent",
+    "looksam",
     "majority_vote",
     "map_matrices",
     "map_stacks",
     "merge_geometry",
     "monitor",
     "no_momentum",
+    "perturbed",
     "polar_first",
     "polar_map",
     "preconditioned",
+    "preconditioned_ascent",
     "qk_clip",
     "radial_brake",
+    "radius_schedule",
     "read_choices",
     "read_specs",
     "resolve_specs",
     "robust_zscore",
     "root_mean_square",
+    "sam_value_and_grad",
     "scale_by_dion",
     "scale_by_dion2",
     "scale_by_geometry_switch",
+    "scale_by_local_smoothness",
     "scale_by_momentum",
     "scale_by_orthogonalization",
     "scale_by_second_moment",
@@ -161,6 +255,7 @@ __all__ = [
     "select",
     "shape_map",
     "shape_scale",
+    "sharpness_aware",
     "sign_descent",
     "sign_map",
     "sign_tree",
@@ -168,9 +263,13 @@ __all__ = [
     "skip_nonfinite",
     "skip_spikes",
     "soft_sign",
+    "spectral_ascent",
+    "stale_sam_value_and_grad",
+    "start_up_step_size",
     "steepest_descent",
     "switch_needs",
     "unmonitored",
     "update_floor",
     "without_nonfinite",
+    "wsam",
 ]

@@ -101,6 +101,25 @@ def test_grad_fn_is_the_gradient_elsewhere_on_the_same_window(window):
     np.testing.assert_allclose(gradients.grad_fn(other)["w"], expected["w"], rtol=2e-6)
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_grad_fn_has_the_key_and_the_model_state_of_the_gradient(window, accumulation):
+    """Dropout and statistics are those of the step: at its point it is its gradient."""
+
+    def noisy(params, model_state, batch, key):
+        kept = jax.random.bernoulli(key, 0.5, params["w"].shape)
+        scale = 1.0 + model_state["calls"]
+        return objective({"w": kept * scale * params["w"]}, model_state, batch, key)
+
+    oracle, state = value_and_grad(noisy, accumulation=accumulation), {"calls": 2}
+    for seed in range(3):
+        key = jax.random.key(seed)
+        found, _ = oracle.apply({}, PARAMS, state, window, key)
+        again = found.grad_fn(PARAMS)
+        np.testing.assert_array_equal(again["w"], found.grads["w"])
+    other, _ = oracle.apply({}, PARAMS, {"calls": 3}, window, key)
+    assert np.abs(other.grads["w"] - found.grads["w"]).max() > 0.1
+
+
 def test_empty_mask_gives_zero(window):
     window["mask"] = np.zeros_like(window["mask"])
     gradients = run(window, accumulation=2)
