@@ -163,6 +163,26 @@ def switching(learning_rate: Any, weight_decay: Any, **options: Any) -> Any:
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
+def sharp(learning_rate: Any, rho: Any, alpha: Any) -> Any:
+    """Every other step has a second gradient, that of a quadratic."""
+    tx = jopt.sharpness_aware(
+        jopt.signum(learning_rate),
+        jopt.l2_ascent(rho),
+        combine=jopt.looksam(2, alpha),
+        direction=jopt.f_sam_direction(),
+    )
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        def grad_fn(other: Any) -> Any:
+            return jax.tree.map(
+                lambda g, o, p: (g + o - p).astype(g.dtype), updates, other, params
+            )
+
+        return tx.update(updates, state, params, grad_fn=grad_fn, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
 RATE = {"learning_rate": 0.01, "weight_decay": 0.1}
 # Two stages compile faster than four and obey the same laws. The tolerances are those
 # of float32: what bfloat16 products do to a law is told in tests/linalg.
@@ -178,6 +198,14 @@ FOLLOWING = {"precondition_frequency": 1, "max_precond_dim": 100, "eps": 1e-3}
 CASES = (
     Case("adamw", optax.adamw, RATE | {"b1": 0.9}, (*RATE, "b1"), slow=True),
     Case("sign_sgd", jopt.sign_sgd, RATE, tuple(RATE), scale_free=True, slow=True),
+    Case(
+        "sharpness_aware",
+        sharp,
+        {"learning_rate": 0.01, "rho": 0.1, "alpha": 0.7},
+        ("learning_rate", "rho", "alpha"),
+        {"up": (4, 6), "norm": (4,)},
+        slow=True,
+    ),
     Case("signum", jopt.signum, RATE | {"b1": 0.9}, (*RATE, "b1"), scale_free=True),
     Case(
         "lion",

@@ -36,7 +36,7 @@ def tol(dtype, in_float32=3e-6):
 
 def gradient(loss, w, *args, **options):
     oracle = jopt.sam_value_and_grad(loss, **options)
-    return oracle.apply(oracle.init(w), w, *args)[1]
+    return jax.jit(oracle.apply)(oracle.init(w), w, *args)[1]
 
 
 def descend(oracle, w, eta, steps, *args):
@@ -157,17 +157,24 @@ SAME_AS_BASE = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_members_that_are_sam_or_the_base(dtype):
+    rule = jopt.l2_ascent(0.1)
+
+    @jax.jit
+    def gradients(w, x, y):
+        def all_of(members):
+            return {n: gradient(fit, w, x, y, ascent=rule, **o) for n, o in members}
+
+        sam = gradient(fit, w, x, y, ascent=rule)
+        same, base = all_of(SAME_AS_SAM.items()), all_of(SAME_AS_BASE.items())
+        return sam, jax.grad(fit)(w, x, y), same, base
+
     with wide(dtype):
-        w, x, y = problem(dtype)
-        rule = jopt.l2_ascent(0.1)
-        sam, base = gradient(fit, w, x, y, ascent=rule), jax.grad(fit)(w, x, y)
-        assert float(jnp.abs(sam["a"] - base["a"]).max()) > 1e-2
-        for options in SAME_AS_SAM.values():
-            found = gradient(fit, w, x, y, ascent=rule, **options)
+        sam, plain, same, base = gradients(*problem(dtype))
+        assert float(jnp.abs(sam["a"] - plain["a"]).max()) > 1e-2
+        for found in same.values():
             assert_close(found, sam, **tol(dtype, 1e-5))
-        for options in SAME_AS_BASE.values():
-            found = gradient(fit, w, x, y, ascent=rule, **options)
-            assert_close(found, base, **tol(dtype, 1e-5))
+        for found in base.values():
+            assert_close(found, plain, **tol(dtype, 1e-5))
 
 
 def model(w, x, y):
@@ -301,13 +308,9 @@ def test_members_against_numpy(name):
         oracle = member_oracle(name)
         path, _ = descend(oracle, jnp.asarray(w), 0.3, STEPS, x, y)
     wanted = reference(name, STEPS, 0.3, w, x, y)
-    # AE-SAM's statistics are float32, and only their comparison is used.
-    np.testing.assert_allclose(
-        path,
-        wanted,
-        rtol=0,
-        atol=2e-7 if name in ("looksam", "f_sam", "f_sam_first", "stale") else 1e-12,
-    )
+    # What is remembered, and a schedule of Optax, are float32.
+    exact = name in ("sam", "wsam", "ae_sam", "esam")
+    np.testing.assert_allclose(path, wanted, rtol=0, atol=1e-12 if exact else 1e-6)
 
 
 @pytest.mark.parametrize("name", ["looksam", "ae_sam", "f_sam", "stale"])
@@ -379,14 +382,12 @@ def test_groups_are_the_mean_of_sam_on_each():
         ]
         wanted = jax.tree.map(lambda *g: sum(g) / 4, *each)
         assert_close(found, wanted, rtol=1e-12)
-        calls = []
         oracle = jopt.sam_value_and_grad(
             fit, combine=jopt.looksam(2), direction=jopt.f_sam_direction(), **batch
         )
         _, _, state, _ = oracle.apply(oracle.init(w), w, x, y)
         mean = jax.grad(fit)(w, x, y)
         np.testing.assert_allclose(state.direction_state.ema["a"], mean["a"], 1e-6)
-        assert not calls
     with pytest.raises(ShapeError, match="does not divide the 8"):
         gradient(fit, w, x, y, group_size=3, batch_argnums=(1, 2))
 
@@ -404,7 +405,7 @@ def test_skipping_inside_groups_is_real():
         _, _, state, _ = jax.block_until_ready(apply(state, w, x))
         jax.effects_barrier()
         seen.append(len(calls))
-    assert seen == [6, 3]
+    assert seen == [2, 1]  # each for all groups at once
 
 
 @pytest.mark.parametrize("fallback", ["clean", "pass", "raise"])
@@ -412,9 +413,10 @@ def test_second_gradient_that_is_not_finite(fallback):
     """The loss is fine at w and is no number a little above it."""
 
     def loss(w):
-        return jnp.sum(jnp.where(w > 1.0, jnp.nan, w) ** 2)
+        return -jnp.sum(jnp.sqrt(1 - w))
 
-    w = jnp.array([1.0, 0.5])
+    w = jnp.array([0.99, 0.5])
+    clean = jax.grad(loss)(w)
     oracle = jopt.sam_value_and_grad(
         loss, fallback=fallback, combine=jopt.looksam(2, alpha=1.0)
     )
@@ -423,10 +425,10 @@ def test_second_gradient_that_is_not_finite(fallback):
     assert float(metrics["fallbacks"]) == 1
     assert float(metrics["perturbation_ratio"]) == 1.0  # as before: nothing was found
     if fallback == "clean":
-        np.testing.assert_array_equal(grads, 2 * w)
+        np.testing.assert_allclose(grads, clean, 1e-6)
         assert not after.combine_state.sharpness.any()
         # No memory yet: the next step is the clean one.
-        np.testing.assert_array_equal(oracle.apply(after, w)[1], 2 * w)
+        np.testing.assert_allclose(oracle.apply(after, w)[1], clean, 1e-6)
         check_sharpness(metrics)
     elif fallback == "pass":
         assert np.isnan(grads).tolist() == [True, False]
