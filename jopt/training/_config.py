@@ -77,7 +77,7 @@ def default_config() -> ConfigDict:
                 # microbatch, or one for every `group_size` rows (m-SAM).
                 "perturb_sync": "global",
                 "group_size": placeholder(int),
-                "perturb_dtype": "float32",
+                "perturb_dtype": "float32",  # that of the masters
                 "compute_dtype": "auto",  # of the spectral ball's products
                 # Where the second gradient is not finite: clean, pass or raise.
                 "fallback": "clean",
@@ -264,7 +264,7 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
         "oracle.name": (_sharpness.PLAIN, *_sharpness.MEMBERS),
         "oracle.norm": ("auto", *_sharpness.NORMS),
         "oracle.perturb_sync": ("global", "local"),
-        "oracle.perturb_dtype": ("float32", "bfloat16"),
+        "oracle.perturb_dtype": ("float32",),
         "oracle.compute_dtype": ("auto", "float32", "bfloat16"),
         "oracle.fallback": ("clean", "pass", "raise"),
         "local_updates.name": ("none",),
