@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -46,11 +47,12 @@ def sharp_oracle(
 
     Fails: `ConfigError` as `value_and_grad`.
     """
-    options = {"half_difference": half_difference, "grams": grams}
+    make = partial(
+        value_and_grad, objective, half_difference=half_difference, grams=grams
+    )
     if climbs > 1:
-        refine = climbing_alone(member, second)
-        return value_and_grad(objective, accumulation=climbs, refine=refine, **options)
-    inner = value_and_grad(objective, accumulation=accumulation, **options)
+        return make(accumulation=climbs, refine=climbing_alone(member, second))
+    inner = make(accumulation=accumulation)
     microbatches = 2 if half_difference and accumulation == 1 else accumulation
     return climbing_together(inner, member, second, microbatches)
 
