@@ -1,8 +1,12 @@
-"""SAM on four simulated devices, in float64; prints JSON of largest differences."""
+"""SAM on four simulated devices, in float64; prints JSON of largest differences.
+
+python sam_worker.py [MEMBER ...]: these members, or all.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 
 import jax
@@ -67,12 +71,12 @@ def sharded(oracle, mesh, check_vma):
     )
 
 
-def main():
+def main(names):
     mesh = make_mesh(data=4)
     w, x, y = problem()
     found = {}
-    for name, options in MEMBERS.items():
-        options = {"ascent": RULE, **options}
+    for name in names or MEMBERS:
+        options = {"ascent": RULE, **MEMBERS[name]}
         each = {**options, "group_size": 2, "batch_argnums": (1, 2)}
         if name == "groups":
             each["group_size"] = 1
@@ -159,4 +163,4 @@ def functional(w, x, y, mesh):
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    main()
+    main(sys.argv[1:])
