@@ -10,7 +10,7 @@ from ml_collections.config_dict import placeholder
 
 from jopt.errors import ConfigError, did_you_mean, nearest
 from jopt.reporting import mirror_faults
-from jopt.training import _batch_sizes
+from jopt.training import _batch_sizes, _sharpness
 
 # Sub-trees with keys of their own: checked by the model builder and by the rules. Those
 # check the values of `optim.order` and `train.schedule` as well.
@@ -53,10 +53,37 @@ def default_config() -> ConfigDict:
                 },
             },
             "oracle": {
+                # Or a member of the SAM family: sam, asam, gsam, wsam, looksam, ae_sam,
+                # esam, f_sam, functional_sam (docs/sharpness_aware.md).
                 "name": "value_and_grad",
                 "half_difference": False,
                 # Activation Grams also of embeddings: (vocabulary, vocabulary) each.
                 "token_grams": False,
+                # The ball and its radius: l2, elementwise, linf, spectral,
+                # preconditioned; auto: that of the member. What is not set has the
+                # default of the member or the ball.
+                "norm": "auto",
+                "rho": placeholder(float),
+                "rho_vector": placeholder(float),  # spectral: of what is no matrix
+                "rho_min": placeholder(float),  # gsam: at the lowest learning rate
+                "kappa": placeholder(float),  # asam
+                "alpha": placeholder(float),  # gsam, looksam
+                "gamma": placeholder(float),  # wsam, esam
+                "beta": placeholder(float),  # esam
+                "period": placeholder(int),  # looksam, climbs
+                "c_start": placeholder(float),  # ae_sam, as c_end and decay
+                "c_end": placeholder(float),
+                "decay": placeholder(float),  # and f_sam, as sigma and update_first
+                "sigma": placeholder(float),
+                "update_first": placeholder(bool),
+                # One perturbation for the whole window, or by `local` one for each
+                # microbatch, or one for every `group_size` rows (m-SAM).
+                "perturb_sync": "global",
+                "group_size": placeholder(int),
+                "perturb_dtype": "float32",  # that of the masters
+                "compute_dtype": "auto",  # of the spectral ball's products
+                # Where the second gradient is not finite: clean, pass or raise.
+                "fallback": "clean",
             },
             "local_updates": {"name": "none"},
             # Devices on each axis; one of them may be -1, all the rest.
@@ -191,6 +218,7 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
             "sequences; the data cursor counts to 4294967295"
         )
     yield from _batch_sizes.faults(config)
+    yield from _sharpness.faults(config)
     stride = config.eval.stride
     if stride is not None and not 1 <= stride <= config.data.seq_len:
         yield (
@@ -236,7 +264,12 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
     choices = {
         "data.name": _DATASETS.get(config.objective.name, ("plays", "digits")),
         "objective.name": tuple(_DATASETS),
-        "oracle.name": ("value_and_grad",),
+        "oracle.name": (_sharpness.PLAIN, *_sharpness.MEMBERS),
+        "oracle.norm": ("auto", *_sharpness.NORMS),
+        "oracle.perturb_sync": ("global", "local"),
+        "oracle.perturb_dtype": ("float32",),
+        "oracle.compute_dtype": ("auto", "float32", "bfloat16"),
+        "oracle.fallback": ("clean", "pass", "raise"),
         "local_updates.name": ("none",),
         "train.compute_dtype": ("auto", "float32", "bfloat16"),
         # Keys with a fixed place and, so far, a single value.

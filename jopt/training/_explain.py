@@ -5,6 +5,7 @@ from __future__ import annotations
 from jopt import optimizers
 from jopt.training._batch_sizes import batch_sizes
 from jopt.training._plan import Plan
+from jopt.training._sharpness import describe
 from jopt.tree import count, size_bytes
 
 
@@ -23,6 +24,7 @@ def explain(plan: Plan) -> str:
         f"model             {per_item:,} FLOPs per {kind[:-1]}, forward and backward",
         f"a step            {in_step:,} {kind}, {in_step * per_item / 1e9:.2f} GFLOP",
         f"the run           {config.train.steps:,} steps, {in_run:,} {kind}",
+        f"gradients         {describe(config)}",
         f"compute type      {config.train.compute_dtype}",
         f"mesh              {dict(plan.mesh.shape)}",
         *_adaptive(plan),

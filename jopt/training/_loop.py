@@ -26,7 +26,7 @@ from jopt.training._source import Source
 from jopt.training._state import TrainState
 from jopt.training._step import written
 from jopt.training._watchdog import Watchdog
-from jopt.transforms import SkipState, unmonitored
+from jopt.transforms import SkipState, check_sharpness, unmonitored
 
 End = Literal["complete", "stopped", "tripped"]
 
@@ -209,6 +209,7 @@ class Loop:
                 "time/tokens_per_sec": rate,
             }
         )
+        self._check_perturbation(step, metrics)
         loss = metrics["train/loss"]
         if not math.isfinite(loss) and not self._guarded:
             raise DivergedError(
@@ -219,6 +220,17 @@ class Loop:
         if step % (10 * every) == 0 or last:
             self._folder.set_status("running", step=step)
             self._console.progress(step, loss, rate, remaining)
+
+    def _check_perturbation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Warns and raises what a step of the SAM family could only count."""
+        fallback = self._config.oracle.fallback
+        try:
+            check_sharpness(metrics, fallback=fallback, prefix="oracle/")
+        except FloatingPointError as error:
+            raise DivergedError(
+                f"by step {step} {error} (oracle.fallback); the last good state is "
+                f"step {self._checkpoints.latest()} in {self._folder.checkpoints}"
+            ) from error
 
     def _learning_rates(
         self, step: int, metrics: Mapping[str, float]

@@ -60,12 +60,36 @@ class Oracle(NamedTuple):
     skipped: Callable[[PyTree], PyTree] = lambda oracle_state: oracle_state
 
 
+class Refine(NamedTuple):
+    """What is done to the gradient of each microbatch before it is added up.
+
+    Attributes:
+        init: `init(params) -> state`, the oracle's.
+        apply: `apply(state, params, grads, model_state, rows, key) -> (grads, state)`,
+            one microbatch after the other.
+        close: `close(state, metrics) -> state` at the end of a window; `metrics` are
+            those of the state after each microbatch, stacked.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    apply: Callable[..., tuple[PyTree, PyTree]]
+    close: Callable[[PyTree, PyTree], PyTree]
+
+
+AS_THEY_ARE = Refine(
+    lambda params: {},
+    lambda state, params, grads, *rest: (grads, state),
+    lambda state, metrics: state,
+)
+
+
 def value_and_grad(
     objective: Callable[..., tuple[jax.Array, Any]],
     *,
     accumulation: int = 1,
     half_difference: bool = False,
     grams: Grams | None = None,
+    refine: Refine = AS_THEY_ARE,
 ) -> Oracle:
     """The gradient of an objective over a window of `accumulation` microbatches.
 
@@ -86,6 +110,8 @@ def value_and_grad(
             gradient over the devices, which are given half the rows at a time.
         grams: the activation Grams to hand out, made of each microbatch inside the
             scan. `objective` must give their taps.
+        refine: makes what is added up of each microbatch's gradient, and has the
+            oracle's state. `half_difference` and `grad_fn` are those of the objective.
 
     Metrics are averaged like the value, except the counts `tokens` and `examples`,
     which are summed. Other taps come stacked over microbatches when K > 1.
@@ -105,13 +131,17 @@ def value_and_grad(
         )
     microbatches = 2 if half_difference and accumulation == 1 else accumulation
 
-    def gradients(params, model_state, batch, key, grams=NO_GRAMS, due=True):
+    def gradients(
+        params, model_state, batch, key, grams=NO_GRAMS, due=True, refining=None
+    ):
         measured = with_grams(objective, grams, due)
+        refine, state = refining or (AS_THEY_ARE, {})
         if microbatches == 1:
             (value, (aux, found)), grads = jax.value_and_grad(measured, has_aux=True)(
                 params, model_state, batch, key
             )
-            return value, grads, aux, None, found
+            grads, state = refine.apply(state, params, grads, model_state, batch, key)
+            return value, grads, aux, None, found, state
         return _accumulate(
             measured,
             params,
@@ -121,11 +151,19 @@ def value_and_grad(
             microbatches,
             half_difference,
             grams.zeros(),
+            refine,
+            state,
         )
 
     def apply(oracle_state, params, model_state, batch, key, grams_due=True):
-        value, grads, aux, difference, found = gradients(
-            params, model_state, batch, key, grams or NO_GRAMS, grams_due
+        value, grads, aux, difference, found, new_state = gradients(
+            params,
+            model_state,
+            batch,
+            key,
+            grams or NO_GRAMS,
+            grams_due,
+            (refine, oracle_state),
         )
 
         def grad_fn(other):
@@ -133,13 +171,22 @@ def value_and_grad(
 
         by_weight = None if grams is None else grams.by_weight(found)
         result = Gradients(value, grads, aux, difference, grad_fn, by_weight)
-        return result, oracle_state
+        return result, new_state
 
-    return Oracle(init=lambda params: {}, apply=apply)
+    return Oracle(init=refine.init, apply=apply)
 
 
 def _accumulate(
-    objective, params, model_state, batch, key, count, half_difference, no_grams
+    objective,
+    params,
+    model_state,
+    batch,
+    key,
+    count,
+    half_difference,
+    no_grams,
+    refine,
+    state,
 ):
     micro = {name: _split_rows(rows, count, name) for name, rows in batch.items()}
     weights_K = micro["mask"].reshape(count, -1).sum(axis=1).astype(jnp.float32)
@@ -153,20 +200,23 @@ def _accumulate(
         return jax.tree.map(lambda t, g: t + weight * g.astype(t.dtype), total, grads)
 
     def body(carry, inputs):
-        total, difference, grams, model_state = carry
+        total, difference, grams, model_state, state = carry
         rows, weight, sign, key = inputs
         (value, (aux, found)), grads = grad_fn(params, model_state, rows, key)
-        total = add(total, grads, weight)
+        used, state = refine.apply(state, params, grads, model_state, rows, key)
+        total = add(total, used, weight)
         if half_difference:
             difference = add(difference, grads, weight * sign)
         grams = jax.tree.map(lambda mean, gram: mean + gram / count, grams, found)
-        carry = total, difference, grams, aux.model_state
-        return carry, (value, aux.metrics, aux.taps)
+        carry = total, difference, grams, aux.model_state, state
+        seen = getattr(state, "metrics", {})
+        return carry, (value, aux.metrics, aux.taps, seen)
 
-    start = (zeros, zeros if half_difference else None, no_grams, model_state)
-    (total, difference, grams, model_state), (values_K, metrics_K, taps_K) = (
-        jax.lax.scan(body, start, (micro, weights_K, signs_K, keys_K))
+    start = (zeros, zeros if half_difference else None, no_grams, model_state, state)
+    (total, difference, grams, model_state, state), found_K = jax.lax.scan(
+        body, start, (micro, weights_K, signs_K, keys_K)
     )
+    values_K, metrics_K, taps_K, seen_K = found_K
 
     def like_params(tree):
         return jax.tree.map(lambda g, p: g.astype(p.dtype), tree, params)
@@ -177,7 +227,8 @@ def _accumulate(
     }
     aux = Aux(metrics, model_state, taps_K)
     value = jnp.dot(weights_K, values_K)
-    return value, like_params(total), aux, difference, grams
+    state = refine.close(state, seen_K)
+    return value, like_params(total), aux, difference, grams, state
 
 
 def _split_rows(rows: jax.Array, count: int, name: str) -> jax.Array:

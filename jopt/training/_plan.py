@@ -29,6 +29,8 @@ from jopt.training._config import validate
 from jopt.training._grams import Grams, choose_grams
 from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype
+from jopt.training._sharp_oracle import second_pass, sharp_oracle
+from jopt.training._sharpness import climbs, sharpness, spectral_views
 from jopt.training._state import TrainState, state_factory, state_shardings
 from jopt.training._step import make_step
 from jopt.training._tasks import TASKS, Task
@@ -52,6 +54,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for rule in config.optim.rules.values():
         if rule.get("compute_dtype") == "auto":
             rule.compute_dtype = default_compute_dtype("float32").name
+    if config.oracle.compute_dtype == "auto":
+        config.oracle.compute_dtype = default_compute_dtype("float32").name
     mesh = make_mesh(**config.mesh)
     for axis, size in mesh.shape.items():
         config.mesh[axis] = size
@@ -159,14 +163,31 @@ def make_plan(config: ConfigDict) -> Plan:
     grams = _grams(optimizer, config, model, batch)
     taps = (*watched, *(grams.taps if grams else ()))
 
+    halved = (
+        config.oracle.half_difference
+        or "half_difference" in optimizer.needs
+        or adaptive is not None
+    )
+    member = sharpness(
+        config,
+        spectral_views(optimizer.table, model.matrix_specs),
+        jax.tree.map(lambda leaf: leaf.sharding, params),
+    )
+
     def oracles(count: int) -> Oracle:
+        objective = task.objective(model, taps=taps)
+        if member is not None:
+            return sharp_oracle(
+                member,
+                second_pass(config.oracle, task, model),
+                objective,
+                accumulation=count,
+                climbs=climbs(config),
+                half_difference=halved,
+                grams=grams,
+            )
         oracle = value_and_grad(
-            task.objective(model, taps=taps),
-            accumulation=count,
-            half_difference=config.oracle.half_difference
-            or "half_difference" in optimizer.needs
-            or adaptive is not None,
-            grams=grams,
+            objective, accumulation=count, half_difference=halved, grams=grams
         )
         return oracle if adaptive is None else adaptive.oracle(oracle, count)
 

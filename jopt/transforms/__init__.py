@@ -83,6 +83,7 @@ from jopt.transforms._sam_oracle import (
     PerturbSync,
     SharpnessOracle,
 )
+from jopt.transforms._sam_passes import most_risen
 from jopt.transforms._second_moment import (
     preconditioned,
     scale_by_second_moment,
@@ -226,6 +227,7 @@ __all__ = [
     "map_stacks",
     "merge_geometry",
     "monitor",
+    "most_risen",
     "no_momentum",
     "perturbed",
     "polar_first",

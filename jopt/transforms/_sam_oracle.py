@@ -12,12 +12,10 @@ import numpy as np
 from jopt.errors import ConfigError, ShapeError, check_choice
 from jopt.transforms._sam_passes import FirstPass
 from jopt.transforms._sharpness import Sharpness, SharpnessState, floating_leaves
-from jopt.transforms._varying import Axes, as_axes, mean_over, varying
+from jopt.transforms._varying import Axes, Groups, as_axes, mean_over, varying
 from jopt.tree import PyTree
 
 PerturbSync = Literal["local", "global"]
-# The axis of `vmap` over groups.
-GROUPS = "jopt_groups"
 
 
 class SharpnessOracle(NamedTuple):
@@ -76,7 +74,7 @@ def sharpness_oracle(
         ) -> Any:
             used = args.folded(1) if again and not reuse_rng else args
             if chosen is not None:
-                used = used.mapped(rows, lambda x: x[chosen])
+                used = used.mapped(rows, lambda x: jnp.take(x, chosen, axis=0))
             return used.replaced({argnums: p}).to(fn)
 
         passes = first(call, varying(params, axes))
@@ -106,11 +104,12 @@ def sharpness_oracle(
             def group(number: jax.Array, parts: list[Any]) -> tuple[Any, ...]:
                 own = args.replaced(dict(zip(rows, parts, strict=True)))
                 own = own.folded(number) if count > 1 else own
-                return one(own, state, (GROUPS, *axes))
+                zero = jnp.zeros_like(number, jnp.float32)
+                return one(own, state, (Groups(zero * number), *axes))
 
-            value, aux, grads, state = jax.vmap(
-                group, axis_name=GROUPS, out_axes=(None, 0, None, None)
-            )(jnp.arange(count), batch)
+            value, aux, grads, state = jax.vmap(group, out_axes=(None, 0, None, None))(
+                jnp.arange(count), batch
+            )
         grads = _with_integers(grads, positional[argnums])
         return (value, aux), grads, state, state.metrics
 

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from jopt.tree import PyTree
 
-# Mesh axes whose devices share their gradients; `()` outside `shard_map`.
-Axes: TypeAlias = tuple[Hashable, ...]
+
+class Groups(NamedTuple):
+    """Groups of examples under `vmap`, as an axis to take means over.
+
+    A mean over a named axis of `vmap` fails inside `shard_map` with replication
+    checking (JAX 0.10 and 0.12), so it is told by a value instead.
+
+    Attributes:
+        zero: float32, 0 in each group, batched by that `vmap` and by no other.
+    """
+
+    zero: jax.Array
 
 
-def as_axes(axis_name: Hashable | tuple[Hashable, ...] | None) -> Axes:
+# What shares a gradient: mesh axes by name, and groups. `()` outside of both.
+Axes: TypeAlias = tuple[Hashable | Groups, ...]
+
+
+def as_axes(
+    axis_name: Hashable | tuple[Hashable, ...] | None,
+) -> tuple[Hashable, ...]:
     """One axis, several, or none, as a tuple.
 
     >>> as_axes("data"), as_axes(("replica", "data")), as_axes(None)
@@ -25,7 +42,7 @@ def as_axes(axis_name: Hashable | tuple[Hashable, ...] | None) -> Axes:
     return axis_name if isinstance(axis_name, tuple) else (axis_name,)
 
 
-def varying(tree: PyTree, axes: Axes) -> PyTree:
+def varying(tree: PyTree, axes: tuple[Hashable, ...]) -> PyTree:
     """The same values, each device's own, so that a gradient by them is its own too.
 
     With replication checking on (`check_vma=True`), a derivative by a value that is the
@@ -50,7 +67,7 @@ def mean_over(tree: PyTree, axes: Axes) -> PyTree:
             return leaf
         # One at a time: a value may be the device's own along some axes only.
         for axis in axes:
-            leaf = jax.lax.pmean(leaf, axis)
+            leaf = _mean(leaf, axis)
         return leaf
 
     return jax.tree.map(mean, tree)
@@ -64,11 +81,31 @@ def on_all(flag: jax.Array, axes: Axes) -> jax.Array:
     """
     whole = flag.astype(jnp.float32)
     for axis in axes:
-        whole = jax.lax.pmean(whole, axis)
+        whole = _mean(whole, axis)
     return whole >= 1
 
 
-def _own(leaf: Any, axes: Axes) -> Any:
+def _mean(leaf: jax.Array, axis: Hashable | Groups) -> jax.Array:
+    if isinstance(axis, Groups):
+        # The sum is batched by the groups whatever the leaf is.
+        return _mean_of_batch(leaf + axis.zero.astype(jnp.real(leaf).dtype))
+    return jax.lax.pmean(leaf, axis)
+
+
+@custom_vmap
+def _mean_of_batch(x: jax.Array) -> jax.Array:
+    return x
+
+
+@_mean_of_batch.def_vmap
+def _mean_of_batch_vmap(
+    size: int, batched: list[bool], x: jax.Array
+) -> tuple[jax.Array, bool]:
+    del size
+    return (jnp.mean(x, axis=0) if batched[0] else x), False
+
+
+def _own(leaf: Any, axes: tuple[Hashable, ...]) -> Any:
     present = _varies_over(leaf)
     missing = tuple(axis for axis in axes if axis not in present)
     if not missing:

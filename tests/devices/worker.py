@@ -54,17 +54,20 @@ def train(
                 arrays[f"{step}:{path}"] = np.asarray(leaf)
             layers = layer_metrics(jax.device_get(metrics), state.params)
             arrays |= {f"{step}:{name}": x for name, x in layers.items()}
-    sharded = [
-        path
-        for path, leaf in named_leaves((state.params, state.opt_state)).items()
-        if not leaf.is_fully_replicated
-    ]
     return {
         "losses": np.array(losses),
-        "sharded": np.array(len(sharded)),
+        "sharded": sharded((state.params, state.opt_state)),
+        "params_sharded": sharded(state.params),
+        "oracle_sharded": sharded(state.oracle_state),
         "cursor": np.asarray(state.cursor),
         **arrays,
     }
+
+
+def sharded(tree) -> np.ndarray:
+    """How many leaves are split over devices."""
+    leaves = jax.tree.leaves(tree)
+    return np.array(sum(not leaf.is_fully_replicated for leaf in leaves))
 
 
 if __name__ == "__main__":

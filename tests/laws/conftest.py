@@ -184,6 +184,24 @@ def given_gradients(make: Make) -> Make:
         return optax.GradientTransformationExtraArgs(tx.init, update)
 
     return made
+def sharp(learning_rate: Any, rho: Any, alpha: Any) -> Any:
+    """Every other step has a second gradient, that of a quadratic."""
+    tx = jopt.sharpness_aware(
+        jopt.signum(learning_rate),
+        jopt.l2_ascent(rho),
+        combine=jopt.looksam(2, alpha),
+        direction=jopt.f_sam_direction(),
+    )
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        def grad_fn(other: Any) -> Any:
+            return jax.tree.map(
+                lambda g, o, p: (g + o - p).astype(g.dtype), updates, other, params
+            )
+
+        return tx.update(updates, state, params, grad_fn=grad_fn, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 RATE = {"learning_rate": 0.01, "weight_decay": 0.1}
@@ -202,6 +220,14 @@ SMOOTH = {"init_step_size": 0.01, "gamma": 2.0, "delta": 0.1, "eps": 1e-8}
 CASES = (
     Case("adamw", optax.adamw, RATE | {"b1": 0.9}, (*RATE, "b1"), slow=True),
     Case("sign_sgd", jopt.sign_sgd, RATE, tuple(RATE), scale_free=True, slow=True),
+    Case(
+        "sharpness_aware",
+        sharp,
+        {"learning_rate": 0.01, "rho": 0.1, "alpha": 0.7},
+        ("learning_rate", "rho", "alpha"),
+        {"up": (4, 6), "norm": (4,)},
+        slow=True,
+    ),
     Case("signum", jopt.signum, RATE | {"b1": 0.9}, (*RATE, "b1"), scale_free=True),
     Case(
         "lion",

@@ -81,7 +81,7 @@ def test_zero_direction_and_nan(name):
     # The derivative is finite at zero as well.
     rule = RULES[name]
     if name in ("l2", "asam", "linf"):
-        slope = jax.grad(lambda d: flat_sum(rule.ascend(d, (), w, 0.1)[0]))
+        slope = jax.jit(jax.grad(lambda d: flat_sum(rule.ascend(d, (), w, 0.1)[0])))
         assert np.isfinite(flat(slope(jax.tree.map(jnp.zeros_like, d)))).all()
 
 
@@ -111,14 +111,19 @@ def test_masked_frozen_integer_and_missing_leaves(name):
     }
     mask = {"net": True, "frozen": False, "n": True, "none": True, "empty": True}
     rule, plain = make(0.1, mask=mask), make(0.1)
-    epsilon, _ = rule.ascend(grads, rule.init(params), params, 0.1)
-    alone, _ = plain.ascend(d, plain.init(w), w, 0.1)
+    same = make(0.1, mask=lambda params: mask)
+
+    @jax.jit
+    def both():
+        masked, _ = rule.ascend(grads, rule.init(params), params, 0.1)
+        other, _ = same.ascend(grads, same.init(params), params, 0.1)
+        return masked, other, plain.ascend(d, plain.init(w), w, 0.1)[0]
+
+    epsilon, other, alone = both()
     np.testing.assert_allclose(flat(epsilon["net"]), flat(alone), 1e-6)
     assert not epsilon["frozen"].any() and epsilon["none"] is None
     moved = climb(params, epsilon)
     assert moved["n"].dtype == jnp.int32 and moved["none"] is None
-    same = make(0.1, mask=lambda params: mask)
-    other, _ = same.ascend(grads, same.init(params), params, 0.1)
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), epsilon, other))
 
 
@@ -137,8 +142,12 @@ def test_asam_ignores_rescaling_of_adjacent_layers():
         def loss(w):
             return jnp.sum(jnp.square(jax.nn.relu(x @ w["a"]) @ w["b"] - 1.0))
 
-        epsilon, _ = rule.ascend(jax.grad(loss)(w), (), w, 0.3)
-        return flat(jax.tree.map(jnp.divide, epsilon, w))
+        @jax.jit
+        def relative(w):
+            epsilon, _ = rule.ascend(jax.grad(loss)(w), (), w, 0.3)
+            return jax.tree.map(jnp.divide, epsilon, w)
+
+        return flat(relative(w))
 
     np.testing.assert_allclose(relative(8.0, "float32"), relative(1.0, "float32"), 2e-6)
     with jax.enable_x64(True):

@@ -36,7 +36,7 @@ def tol(dtype, in_float32=3e-6):
 
 def gradient(loss, w, *args, **options):
     oracle = jopt.sam_value_and_grad(loss, **options)
-    return oracle.apply(oracle.init(w), w, *args)[1]
+    return jax.jit(oracle.apply)(oracle.init(w), w, *args)[1]
 
 
 def descend(oracle, w, eta, steps, *args):
@@ -157,17 +157,24 @@ SAME_AS_BASE = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_members_that_are_sam_or_the_base(dtype):
+    rule = jopt.l2_ascent(0.1)
+
+    @jax.jit
+    def gradients(w, x, y):
+        def all_of(members):
+            return {n: gradient(fit, w, x, y, ascent=rule, **o) for n, o in members}
+
+        sam = gradient(fit, w, x, y, ascent=rule)
+        same, base = all_of(SAME_AS_SAM.items()), all_of(SAME_AS_BASE.items())
+        return sam, jax.grad(fit)(w, x, y), same, base
+
     with wide(dtype):
-        w, x, y = problem(dtype)
-        rule = jopt.l2_ascent(0.1)
-        sam, base = gradient(fit, w, x, y, ascent=rule), jax.grad(fit)(w, x, y)
-        assert float(jnp.abs(sam["a"] - base["a"]).max()) > 1e-2
-        for options in SAME_AS_SAM.values():
-            found = gradient(fit, w, x, y, ascent=rule, **options)
+        sam, plain, same, base = gradients(*problem(dtype))
+        assert float(jnp.abs(sam["a"] - plain["a"]).max()) > 1e-2
+        for found in same.values():
             assert_close(found, sam, **tol(dtype, 1e-5))
-        for options in SAME_AS_BASE.values():
-            found = gradient(fit, w, x, y, ascent=rule, **options)
-            assert_close(found, base, **tol(dtype, 1e-5))
+        for found in base.values():
+            assert_close(found, plain, **tol(dtype, 1e-5))
 
 
 def model(w, x, y):
@@ -301,13 +308,9 @@ def test_members_against_numpy(name):
         oracle = member_oracle(name)
         path, _ = descend(oracle, jnp.asarray(w), 0.3, STEPS, x, y)
     wanted = reference(name, STEPS, 0.3, w, x, y)
-    # AE-SAM's statistics are float32, and only their comparison is used.
-    np.testing.assert_allclose(
-        path,
-        wanted,
-        rtol=0,
-        atol=2e-7 if name in ("looksam", "f_sam", "f_sam_first", "stale") else 1e-12,
-    )
+    # What is remembered, and a schedule of Optax, are float32.
+    exact = name in ("sam", "wsam", "ae_sam", "esam")
+    np.testing.assert_allclose(path, wanted, rtol=0, atol=1e-12 if exact else 1e-6)
 
 
 @pytest.mark.parametrize("name", ["looksam", "ae_sam", "f_sam", "stale"])
@@ -368,27 +371,30 @@ def test_gradients_at_run_time(combine, wanted):
 
 def test_groups_are_the_mean_of_sam_on_each():
     """Property 7, with stateful members: their memory is that of the mean."""
-    with wide("float64"):
-        w, x, y = problem("float64")
-        options = {"ascent": jopt.l2_ascent(0.1)}
-        batch = {"batch_argnums": (1, 2), "group_size": 2}
-        found = gradient(fit, w, x, y, **options, **batch)
-        each = [
-            gradient(fit, w, x[i : i + 2], y[i : i + 2], **options)
-            for i in range(0, 8, 2)
-        ]
+    options = {"ascent": jopt.l2_ascent(0.1)}
+    batch = {"batch_argnums": (1, 2), "group_size": 2}
+
+    @jax.jit
+    def gradients(w, x, y):
+        def of(oracle, x, y):
+            return oracle.apply(oracle.init(w), w, x, y)
+
+        single = jopt.sam_value_and_grad(fit, **options)
+        each = [of(single, x[i : i + 2], y[i : i + 2])[1] for i in range(0, 8, 2)]
         wanted = jax.tree.map(lambda *g: sum(g) / 4, *each)
-        assert_close(found, wanted, rtol=1e-12)
-        calls = []
-        oracle = jopt.sam_value_and_grad(
+        grouped = of(jopt.sam_value_and_grad(fit, **options, **batch), x, y)[1]
+        remembering = jopt.sam_value_and_grad(
             fit, combine=jopt.looksam(2), direction=jopt.f_sam_direction(), **batch
         )
-        _, _, state, _ = oracle.apply(oracle.init(w), w, x, y)
-        mean = jax.grad(fit)(w, x, y)
-        np.testing.assert_allclose(state.direction_state.ema["a"], mean["a"], 1e-6)
-        assert not calls
+        state = of(remembering, x, y)[2]
+        return grouped, wanted, state.direction_state.ema, jax.grad(fit)(w, x, y)
+
+    with wide("float64"):
+        found, wanted, memory, mean = gradients(*problem("float64"))
+        assert_close(found, wanted, rtol=1e-12)
+        assert_close(memory, mean, rtol=1e-6)  # kept in float32
     with pytest.raises(ShapeError, match="does not divide the 8"):
-        gradient(fit, w, x, y, group_size=3, batch_argnums=(1, 2))
+        gradient(fit, *problem("float32"), group_size=3, batch_argnums=(1, 2))
 
 
 def test_skipping_inside_groups_is_real():
@@ -404,7 +410,7 @@ def test_skipping_inside_groups_is_real():
         _, _, state, _ = jax.block_until_ready(apply(state, w, x))
         jax.effects_barrier()
         seen.append(len(calls))
-    assert seen == [6, 3]
+    assert seen == [2, 1]  # each for all groups at once
 
 
 @pytest.mark.parametrize("fallback", ["clean", "pass", "raise"])
@@ -412,9 +418,10 @@ def test_second_gradient_that_is_not_finite(fallback):
     """The loss is fine at w and is no number a little above it."""
 
     def loss(w):
-        return jnp.sum(jnp.where(w > 1.0, jnp.nan, w) ** 2)
+        return -jnp.sum(jnp.sqrt(1 - w))
 
-    w = jnp.array([1.0, 0.5])
+    w = jnp.array([0.99, 0.5])
+    clean = jax.grad(loss)(w)
     oracle = jopt.sam_value_and_grad(
         loss, fallback=fallback, combine=jopt.looksam(2, alpha=1.0)
     )
@@ -423,10 +430,10 @@ def test_second_gradient_that_is_not_finite(fallback):
     assert float(metrics["fallbacks"]) == 1
     assert float(metrics["perturbation_ratio"]) == 1.0  # as before: nothing was found
     if fallback == "clean":
-        np.testing.assert_array_equal(grads, 2 * w)
+        np.testing.assert_allclose(grads, clean, 1e-6)
         assert not after.combine_state.sharpness.any()
         # No memory yet: the next step is the clean one.
-        np.testing.assert_array_equal(oracle.apply(after, w)[1], 2 * w)
+        np.testing.assert_allclose(oracle.apply(after, w)[1], clean, 1e-6)
         check_sharpness(metrics)
     elif fallback == "pass":
         assert np.isnan(grads).tolist() == [True, False]
@@ -447,20 +454,27 @@ def test_zero_gradient_is_no_nan(name):
         )
     else:
         oracle = member_oracle(name)
-    state = oracle.init(w)
+    state, apply = oracle.init(w), jax.jit(oracle.apply)
     for _ in range(2):
-        _, grads, state, _ = oracle.apply(state, w, x, y)
+        _, grads, state, _ = apply(state, w, x, y)
         assert not grads.any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_scale_of_the_loss_does_not_matter(scale):
-    w, x, y = problem("float32")
-    for options in ({}, {"combine": jopt.gsam()}, {"combine": jopt.looksam(2)}):
-        plain = gradient(fit, w, x, y, **options)
-        found = gradient(lambda *a: fit(*a) * jnp.float32(scale), w, x, y, **options)
-        assert_close(jax.tree.map(lambda g: g / scale, found), plain, rtol=1e-4)
+def test_scale_of_the_loss_does_not_matter():
+    members = ({}, {"combine": jopt.gsam()}, {"combine": jopt.looksam(2)})
+
+    @jax.jit
+    def gradients(scale):
+        def scaled(*args):
+            return fit(*args) * scale
+
+        found = [gradient(scaled, *problem("float32"), **m) for m in members]
+        return jax.tree.map(lambda g: g / scale, found)
+
+    plain = gradients(1.0)
+    for scale in (1e-30, 1e30):
+        assert_close(gradients(scale), plain, rtol=1e-4)
 
 
 def test_integer_and_missing_leaves_aux_and_keywords():
@@ -534,6 +548,7 @@ def test_numbers_may_be_traced():
         return oracle.apply(oracle.init(w), w)[1]
 
     grid = jnp.array([[0.1, 0.2, 0.3], [0.0, 0.4, 0.8], [0.0, 1.0, 0.5]])
+    run = jax.jit(run)
     found = jax.vmap(run)(*grid)
     for row, args in zip(found, grid.T, strict=True):
         np.testing.assert_allclose(row, run(*args), rtol=1e-5)
