@@ -52,15 +52,102 @@ def digits(size: str = "") -> ConfigDict:
     from jopt import models
 
     check_choice("size", size or "micro", ("micro",))
-    config = default_config()
-    config.data.name = "digits"
-    config.objective.name = "classification"
-    config.model = ConfigDict(dataclasses.asdict(models.MlpConfig()))
+    config = _classification("digits", dataclasses.asdict(models.MlpConfig()))
     config.train.update(steps=300, batch_size=64)
     config.checkpoint.every_steps = 100
     config.eval.batch_size = 180
     return config
 
+
+def images(model: str = "cnn", data: str = "digits", size: str = "") -> ConfigDict:
+    """A small model of images, without optimizer rules.
+
+    Args:
+        model: mlp, cnn (GroupNorm), resnet (BatchNorm) or vit.
+        data: digits (8 x 8) or mnist5k (28 x 28).
+        size: `micro` (seconds to half a minute on two CPU cores) or `tiny` (up to five
+            minutes, the default).
+    """
+    check_choice("model", model, IMAGE_MODELS)
+    check_choice("data", data, tuple(_IMAGE_RUNS))
+    size = size or "tiny"
+    check_choice("size", size, tuple(_IMAGE_RUNS[data]))
+    config = _classification(data, _image_model(model, data))
+    config.train.update(batch_size=64, steps=_IMAGE_RUNS[data][size])
+    config.checkpoint.every_steps = 100
+    config.eval.update(batch_size=250 if data == "mnist5k" else 180, every_steps=100)
+    return config
+
+
+def cifar10(model: str, **settings: Any) -> ConfigDict:
+    """A published model on CIFAR-10 for 200 epochs of batches of 256, without rules.
+
+    Args:
+        model: a name of `jopt.models.CATALOG`.
+        settings: of the model.
+    """
+    config = _classification("cifar10", {"name": model, **_shape_of("cifar10")})
+    config.model.update(settings)
+    config.data.augment = "crop_mirror"
+    config.train.batch_size = 256
+    config.train.steps = epochs(200, 45_000, 256)
+    config.eval.update(batch_size=500, every_steps=2_000, corruptions=("all",))
+    config.checkpoint.every_steps = 2_000
+    config.monitor.every_steps = 0
+    return config
+
+
+def epochs(count: int, examples: int, batch_size: int) -> int:
+    """Steps that read every example so often, the last batch of an epoch filled up.
+
+    >>> epochs(200, 45_000, 256)
+    35157
+    """
+    return -(-count * examples // batch_size)
+
+
+def _classification(data: str, model: dict[str, Any]) -> ConfigDict:
+    config = default_config()
+    config.data.name = data
+    config.objective.name = "classification"
+    config.model = ConfigDict(model)
+    return config
+
+
+IMAGE_MODELS = ("mlp", "cnn", "resnet", "vit")
+
+
+def _image_model(name: str, data: str) -> dict[str, Any]:
+    """Every setting of a small model for a set of images."""
+    from jopt import models
+
+    shape = _shape_of(data)
+    side, channels = shape["image_size"], shape["channels"]
+    if name == "mlp":
+        inputs = side * side * channels
+        return dataclasses.asdict(models.MlpConfig(input_dim=inputs))
+    made = {
+        "cnn": lambda: models.CnnConfig(width=16, **shape),
+        "resnet": lambda: models.ResnetConfig(**models.RESNETS["small"], **shape),
+        "vit": lambda: models.VitConfig(
+            patch_size=2 if side == 8 else 4, **models.VITS["small"], **shape
+        ),
+    }
+    return dataclasses.asdict(made[name]())
+
+
+def _shape_of(data: str) -> dict[str, Any]:
+    from jopt.data import IMAGE_SETS
+
+    (side, _, channels), classes = IMAGE_SETS[data].shape, IMAGE_SETS[data].num_classes
+    return {"image_size": side, "channels": channels, "num_classes": classes}
+
+
+# Steps; the headers of configs/*.py say what they reach.
+_IMAGE_RUNS = {
+    "digits": {"micro": 100, "tiny": 600},
+    "mnist5k": {"micro": 100, "tiny": 1000},
+}
 
 # What a size means besides the model: see the headers of configs/*.py for results.
 _RUNS: dict[str, dict[str, Any]] = {
