@@ -12,11 +12,14 @@ from jopt.optimizers._namo import muon2, namo
 from jopt.optimizers._normuon import adamuon, normuon
 from jopt.optimizers._polar_grad import polar_grad, spec_gd
 from jopt.optimizers._routed import spectral_and_fallback
+from jopt.optimizers._sa_sam import sa_sam
+from jopt.optimizers._sa_sam_step import SASAMState
 from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
 from jopt.optimizers._scion import scion
 from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, sign_sgd, signum
 from jopt.optimizers._sign_muon import lion_muon, sign_muon
+from jopt.optimizers._smoothness import adgd, delta_sgd
 from jopt.optimizers._soap import soap, soap_muon
 from jopt.optimizers._spec_sign import spec_sign
 from jopt.optimizers._table import Row, explain
@@ -28,9 +31,12 @@ __all__ = [
     "Entry",
     "Optimizer",
     "Row",
+    "SASAMState",
     "adamuon",
+    "adgd",
     "aurora",
     "build",
+    "delta_sgd",
     "descend",
     "describe_labels",
     "dion",
@@ -46,6 +52,7 @@ __all__ = [
     "namo",
     "normuon",
     "polar_grad",
+    "sa_sam",
     "schedule_from_config",
     "scion",
     "shampoo",

@@ -15,7 +15,7 @@ from jopt.training import _batch_sizes, _image_keys
 
 # Sub-trees with keys of their own: checked by the model builder and by the rules. Those
 # check the values of `optim.order` and `train.schedule` as well.
-_OPEN = ("model", "optim.rules")
+_OPEN = ("model", "optim.rules", "optim.whole_tree.optimizer")
 
 # What data an objective can train on.
 _DATASETS = {"language_model": ("plays",), "classification": _image_keys.DATASETS}
@@ -52,11 +52,14 @@ def default_config() -> ConfigDict:
                 # whose loss or gradient norm is so many deviations above the usual.
                 # `qk_clip`: the largest attention logit; query and key weights of a
                 # head above it are scaled down after the step (model.qk_norm=False).
+                # `optimizer`: one for all parameters, with its arguments, instead of
+                # rules and schedule: adgd, delta_sgd, sa_sam.
                 "whole_tree": {
                     "clip": placeholder(float),
                     "skip_nonfinite": False,
                     "spike_zscore": placeholder(float),
                     "qk_clip": placeholder(float),
+                    "optimizer": {"name": "none"},
                 },
             },
             "oracle": {
