@@ -2,7 +2,6 @@
 
 python train.py --config=configs/images.py:cnn,mnist5k
 python train.py --config=configs/images.py:resnet,digits,micro
-python train.py --config=configs/images.py --config.eval.corruptions="('all',)"
 """
 
 from jopt.training import presets

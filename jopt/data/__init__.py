@@ -43,6 +43,7 @@ from jopt.data._examples import (
     example_batches,
 )
 from jopt.data._image_sets import IMAGE_SETS, ImageSet
+from jopt.data._imagenet import load_imagenet, load_imagenet_corrupted
 from jopt.data._load import load
 from jopt.data._mnist5k import load_mnist5k
 from jopt.data._pixels import Pixels
@@ -70,6 +71,8 @@ __all__ = [
     "load_cifar10",
     "load_cifar10_corrupted",
     "load_digits",
+    "load_imagenet",
+    "load_imagenet_corrupted",
     "load_mnist5k",
     "token_count",
 ]

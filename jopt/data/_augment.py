@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,18 +33,17 @@ class Augmentation(NamedTuple):
         places = random.integers(0, 2 * self.pad + 1, size=(size, 2))
         return places, random.random(size) < (0.5 if self.mirror else 0.0)
 
-    def apply(
-        self, images: np.ndarray, places_B2: np.ndarray, mirrors_B: np.ndarray
-    ) -> np.ndarray:
-        """The changed images (B, H, W, C), of the same dtype.
+    def apply(self, images: np.ndarray, drawn: Sequence[np.ndarray]) -> np.ndarray:
+        """The changed images (B, H, W, C), of the same dtype, by rows of `draw`.
 
         >>> image = np.arange(9).reshape(1, 3, 3, 1)
-        >>> whole, no = np.array([[2, 1]]), np.array([False])
-        >>> Augmentation(1).apply(image, whole, no)[0, :, :, 0]
+        >>> drawn = np.array([[2, 1]]), np.array([False])
+        >>> Augmentation(1).apply(image, drawn)[0, :, :, 0]
         array([[3, 4, 5],
                [6, 7, 8],
                [0, 0, 0]])
         """
+        places_B2, mirrors_B = drawn
         height, width = images.shape[1:3]
         pad = self.pad
         padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])

@@ -76,19 +76,17 @@ def load_cifar10_corrupted(
     return _read(f"cifar10_corrupted/{name}_{severity}", "test", tfds_dir)
 
 
-def _read(dataset: str, split: str, tfds_dir: Folder) -> Examples:
+def open_prepared(dataset: str, split: str, tfds_dir: Folder) -> Any:
+    """The records of a prepared set, decoded when they are asked for.
+
+    Fails: `DataError` that says how to prepare it.
+    """
     try:
         import tensorflow_datasets as tfds
 
-        source = tfds.data_source(
-            dataset,
-            split=split,
-            data_dir=None if tfds_dir is None else os.fspath(tfds_dir),
-            download=False,
-        )
-        records: list[Any] = [source[index] for index in range(len(source))]
-        images = np.stack([np.asarray(record["image"], np.uint8) for record in records])
-        labels = np.array([record["label"] for record in records], np.int32)
+        folder = None if tfds_dir is None else os.fspath(tfds_dir)
+        source = tfds.data_source(dataset, split=split, data_dir=folder, download=False)
+        np.asarray(source[0]["image"])  # decoding works
     # TFDS and what is below it raise anything from AssertionError to FileNotFoundError.
     except Exception as error:
         raise DataError(
@@ -99,9 +97,16 @@ def _read(dataset: str, split: str, tfds_dir: Folder) -> Examples:
             "  and set data.tfds_dir to FOLDER; reading needs pillow only "
             "(pip install 'jopt[images]')"
         ) from error
+    return source
+
+
+def _read(dataset: str, split: str, tfds_dir: Folder) -> Examples:
+    source = open_prepared(dataset, split, tfds_dir)
+    records = [source[index] for index in range(len(source))]
+    images = np.stack([np.asarray(record["image"], np.uint8) for record in records])
     return Examples(
         inputs=images,
-        targets=labels,
+        targets=np.array([record["label"] for record in records], np.int32),
         domains=np.zeros(len(images), np.int32),
         class_names=CIFAR_CLASSES,
         domain_names=("cifar10",),

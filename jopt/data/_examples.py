@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -55,29 +57,52 @@ class Examples:
         return len(self.inputs)
 
     def rows(
-        self, index_B: np.ndarray, inputs: np.ndarray | None = None
+        self,
+        index_B: np.ndarray,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
         """The batch of these examples: inputs, targets, mask, domain.
 
-        `inputs` are given where they are not as stored.
+        `change` is made to the images as stored.
         """
+        stored = self.inputs[index_B]
         return {
-            "inputs": self.pixels.normed(
-                self.inputs[index_B] if inputs is None else inputs
-            ),
+            "inputs": self.pixels.normed(stored if change is None else change(stored)),
             "targets": self.targets[index_B],
             "mask": np.ones(len(index_B), np.float32),
             "domain": self.domains[index_B],
         }
 
 
+class Labelled(Protocol):
+    """What batches need of a split: `Examples`, or what reads them one by one."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def domain_names(self) -> tuple[str, ...]: ...
+
+    def rows(
+        self,
+        index_B: np.ndarray,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]: ...
+
+
+E = TypeVar("E", bound=Labelled)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class ExampleSplits:
+class ExampleSplits(Generic[E]):
     """Three parts of the same set, without a common example."""
 
-    train: Examples
-    validation: Examples
-    test: Examples
+    train: E
+    validation: E
+    test: E
 
 
 class TrainExamples:
@@ -104,7 +129,7 @@ class TrainExamples:
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Labelled,
         seed: int,
         augmentation: Augmentation | None = None,
     ) -> None:
@@ -134,8 +159,8 @@ class TrainExamples:
         index_B, *drawn = self._order.take(cursor + rows.start, rows.stop - rows.start)
         if self._augmentation is None:
             return self._examples.rows(index_B)
-        stored = self._examples.inputs[index_B]
-        return self._examples.rows(index_B, self._augmentation.apply(stored, *drawn))
+        change = functools.partial(self._augmentation.apply, drawn=drawn)
+        return self._examples.rows(index_B, change)
 
     def _draw(self, random: np.random.Generator) -> tuple[np.ndarray, ...]:
         size = self._examples.size
@@ -146,7 +171,7 @@ class TrainExamples:
 
 
 def example_batches(
-    examples: Examples,
+    examples: Labelled,
     batch_size: int,
     *,
     max_batches: int | None = None,

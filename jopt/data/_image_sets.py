@@ -5,12 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jopt.data._cifar import CIFAR_CORRUPTIONS, load_cifar10, load_cifar10_corrupted
 from jopt.data._corruptions import CORRUPTIONS, corrupt
 from jopt.data._digits import load_digits
-from jopt.data._examples import Examples, ExampleSplits
+from jopt.data._examples import Examples, ExampleSplits, Labelled
+from jopt.data._imagenet import (
+    IMAGENET_CORRUPTIONS,
+    IMAGENET_SIDE,
+    load_imagenet,
+    load_imagenet_corrupted,
+)
 from jopt.data._mnist5k import load_mnist5k
 
 Folder = str | os.PathLike[str] | None
@@ -32,7 +38,7 @@ class ImageSet(NamedTuple):
     num_classes: int
     load: Callable[[Folder, Folder], ExampleSplits]
     corruptions: tuple[str, ...]
-    corrupted: Callable[[Examples, str, int, int, Folder], Examples]
+    corrupted: Callable[[Any, str, int, int, Folder], Labelled]
 
 
 def corrupted_examples(
@@ -55,13 +61,6 @@ def corrupted_examples(
     )
 
 
-def _published(
-    examples: Examples, name: str, severity: int, seed: int, tfds_dir: Folder
-) -> Examples:
-    del examples, seed
-    return load_cifar10_corrupted(name, severity, tfds_dir)
-
-
 IMAGE_SETS = {
     "digits": ImageSet(
         shape=(8, 8, 1),
@@ -82,6 +81,17 @@ IMAGE_SETS = {
         num_classes=10,
         load=lambda cache_dir, tfds_dir: load_cifar10(tfds_dir),
         corruptions=CIFAR_CORRUPTIONS,
-        corrupted=_published,
+        corrupted=lambda _, name, severity, seed, tfds_dir: load_cifar10_corrupted(
+            name, severity, tfds_dir
+        ),
+    ),
+    "imagenet2012": ImageSet(
+        shape=(IMAGENET_SIDE, IMAGENET_SIDE, 3),
+        num_classes=1000,
+        load=lambda cache_dir, tfds_dir: load_imagenet(tfds_dir),
+        corruptions=IMAGENET_CORRUPTIONS,
+        corrupted=lambda _, name, severity, seed, tfds_dir: load_imagenet_corrupted(
+            name, severity, tfds_dir
+        ),
     ),
 }

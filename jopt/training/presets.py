@@ -79,18 +79,45 @@ def images(model: str = "cnn", data: str = "digits", size: str = "") -> ConfigDi
     return config
 
 
-def cifar10(model: str, **settings: Any) -> ConfigDict:
-    """A published model on CIFAR-10 for 200 epochs of batches of 256, without rules.
+def cifar10(
+    model: str, batch_size: int = 256, num_epochs: int = 200, **settings: Any
+) -> ConfigDict:
+    """A model on CIFAR-10 for so many epochs, with CIFAR-10-C, without rules.
 
     Args:
         model: a name of `jopt.models.CATALOG`.
+        batch_size: images of a step.
+        num_epochs: of the 45,000 training images.
         settings: of the model.
     """
-    config = _classification("cifar10", {"name": model, **_shape_of("cifar10")})
-    config.model.update(settings)
+    return _large("cifar10", 45_000, model, batch_size, num_epochs, settings)
+
+
+def imagenet(
+    model: str, batch_size: int, num_epochs: int, **settings: Any
+) -> ConfigDict:
+    """A model on ImageNet for so many epochs, without rules; arguments of `cifar10`."""
+    config = _large("imagenet2012", 1_271_167, model, batch_size, num_epochs, settings)
+    config.eval.corruptions = ()
+    return config
+
+
+def _large(
+    data: str,
+    examples: int,
+    model: str,
+    batch_size: int,
+    num_epochs: int,
+    settings: dict[str, Any],
+) -> ConfigDict:
+    shape = _shape_of(data)
+    if model == "mlp":
+        side, channels = shape.pop("image_size"), shape.pop("channels")
+        shape["input_dim"] = side * side * channels
+    config = _classification(data, {"name": model, **shape, **settings})
     config.data.augment = "crop_mirror"
-    config.train.batch_size = 256
-    config.train.steps = epochs(200, 45_000, 256)
+    config.train.batch_size = batch_size
+    config.train.steps = epochs(num_epochs, examples, batch_size)
     config.eval.update(batch_size=500, every_steps=2_000, corruptions=("all",))
     config.checkpoint.every_steps = 2_000
     config.monitor.every_steps = 0
@@ -146,7 +173,7 @@ def _shape_of(data: str) -> dict[str, Any]:
 # Steps; the headers of configs/*.py say what they reach.
 _IMAGE_RUNS = {
     "digits": {"micro": 100, "tiny": 600},
-    "mnist5k": {"micro": 100, "tiny": 1000},
+    "mnist5k": {"micro": 100, "tiny": 400},
 }
 
 # What a size means besides the model: see the headers of configs/*.py for results.

@@ -20,9 +20,12 @@ from jopt.data import (
     corrupt,
     load_cifar10,
     load_cifar10_corrupted,
+    load_imagenet,
+    load_imagenet_corrupted,
     load_mnist5k,
 )
 from jopt.data._corruptions import resampled
+from jopt.data._imagenet import middle
 from jopt.data._mnist5k import MNIST5K
 from jopt.data._packaged import digest, package_splits, stored_pixels
 from jopt.errors import ConfigError, DataError
@@ -76,6 +79,28 @@ def test_cifar_is_read_without_tensorflow():
     assert set(splits.train.targets) <= set(range(10))
 
 
+def test_imagenet_is_decoded_as_it_is_read():
+    tfds = pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("PIL")
+    with tfds.testing.mock_data(num_examples=20):
+        splits = load_imagenet()
+        blurred = load_imagenet_corrupted("glass_blur", 1)
+        parts = (splits.train, splits.validation, splits.test, blurred)
+        assert [part.size for part in parts] == [18, 2, 20, 20]
+        batch = TrainExamples(splits.train, 0, Augmentation()).batch(0, 3)
+    assert batch["inputs"].shape == (3, 224, 224, 3)
+    assert batch["inputs"].dtype == np.float32 and batch["targets"].shape == (3,)
+
+
+def test_the_middle_of_an_image():
+    """Of a ramp from left to right, the 224 columns in the middle of 256 x 512."""
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8), (100, 200))
+    found = middle(np.stack([ramp] * 3, axis=-1)).astype(int)
+    assert found.shape == (224, 224, 3)
+    expected = (np.arange(224) + 144 + 0.5) / 2.56 - 0.5
+    assert abs(found[0, :, 0] - expected).max() <= 1
+
+
 def test_cifar_that_is_not_there(tmp_path):
     pytest.importorskip("tensorflow_datasets")
     with pytest.raises(DataError, match=r"(?s)cannot read cifar10 .*array_record"):
@@ -118,7 +143,7 @@ def test_every_crop_and_mirror_is_as_probable():
     image = numbered(1).inputs
     middle = np.array([[1, 1]])
     for mirror in (False, True):
-        found = augmentation.apply(image, middle, np.array([mirror]))
+        found = augmentation.apply(image, (middle, np.array([mirror])))
         expected = image[:, :, ::-1] if mirror else image
         np.testing.assert_array_equal(found, expected)
     assert not AUGMENTATIONS["crop"].draw(np.random.default_rng(0), 100)[1].any()
