@@ -49,8 +49,8 @@ def corrupted_examples(
     >>> import numpy as np
     >>> zeros = np.zeros((1, 2, 2, 1), np.float32), *[np.zeros(1, np.int32)] * 2
     >>> dark = Examples(*zeros, ("a",), ("b",))
-    >>> float(corrupted_examples(dark, "brightness", 1, 0).inputs.max().round(3))
-    0.1
+    >>> f"{corrupted_examples(dark, 'brightness', 1, 0).inputs.max():.3f}"
+    '0.100'
     """
     del tfds_dir
     light = examples.pixels.light(examples.inputs)

@@ -58,8 +58,8 @@ def ece(
     """Expected calibration error of the top class, with bins of equal width.
 
     >>> p = jnp.array([[0.9, 0.1], [0.8, 0.2]])
-    >>> ece(p, jnp.array([0, 1])).round(3)  # .1 / 2 + .8 / 2
-    Array(0.45, dtype=float32)
+    >>> f"{ece(p, jnp.array([0, 1])):.3f}"  # .1 / 2 + .8 / 2
+    '0.450'
     """
     bins = bin_sums(*scores(probabilities_NC, labels_N), num_bins=num_bins, mask=mask)
     return expected_error(bins, norm=norm)
@@ -106,8 +106,9 @@ def classwise_ece(
 ) -> jax.Array:
     """Mean over the classes of the error of `class_bin_sums`.
 
-    >>> classwise_ece(jnp.array([[0.9, 0.1], [0.9, 0.1]]), jnp.array([0, 1])).round(3)
-    Array(0.4, dtype=float32)
+    >>> p = jnp.array([[0.9, 0.1], [0.9, 0.1]])
+    >>> f"{classwise_ece(p, jnp.array([0, 1])):.3f}"
+    '0.400'
     """
     bins = class_bin_sums(
         probabilities_NC, labels_N, num_bins=num_bins, threshold=threshold, mask=mask
@@ -132,7 +133,7 @@ def nll(
 ) -> jax.Array:
     """Mean of -log p_y in nats, from logits.
 
-    >>> nll(jnp.zeros((1, 2)), jnp.array([0])).round(4)
-    Array(0.6931, dtype=float32)
+    >>> f"{nll(jnp.zeros((1, 2)), jnp.array([0])):.4f}"
+    '0.6931'
     """
     return masked_average(cross_entropy(logits_NC, labels_N), mask)

@@ -17,6 +17,7 @@ from jopt.tree import count
 
 KEY = jax.random.key(0)
 IMAGENET = {"image_size": 224, "channels": 3, "num_classes": 1000}
+SLOW = pytest.mark.slow
 CIFAR = {"image_size": 32, "channels": 3}
 
 
@@ -45,13 +46,16 @@ def vit_parameters(tokens, patch, width, layers, classes, cls):
         # timm's vit_small_patch16_224.
         (vit, {**VITS["s"], **IMAGENET, "patch_size": 16}, 22_050_664),
         # The usual models for CIFAR-10.
-        (resnet, {**RESNETS["18"], **CIFAR}, 11_173_962),
-        (vgg, CIFAR, 20_040_522),
-        (vgg, {**CIFAR, "batch_norm": False}, 20_040_522 - 2 * 5504),
-        (
+        pytest.param(resnet, {**RESNETS["18"], **CIFAR}, 11_173_962, marks=SLOW),
+        pytest.param(vgg, CIFAR, 20_040_522, marks=SLOW),
+        pytest.param(
+            vgg, {**CIFAR, "batch_norm": False}, 20_040_522 - 2 * 5504, marks=SLOW
+        ),
+        pytest.param(
             vit,
             {**VITS["s"], **CIFAR},
             vit_parameters(64, 48, 384, 12, 10, 1),
+            marks=SLOW,
         ),
         (
             vit,

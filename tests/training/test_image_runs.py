@@ -37,7 +37,13 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", SIZES)
+QUICK = ("sa_sam_cifar10:vgg19,released", "no_wrong_turns:transformer")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in SIZES],
+)
 def test_full_scale_configs_have_the_published_sizes(name):
     file, _, arg = name.partition(":")
     config = runpy.run_path(str(FULL / f"{file}.py"))["get_config"](arg)
