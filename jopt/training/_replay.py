@@ -34,8 +34,8 @@ class Replay:
     """
 
     def __init__(self, plan: Plan, source: Source) -> None:
-        self._plan = plan
-        self._source = source
+        self.plan = plan
+        self.source = source
         self.init = plan.init
         self._gradients: dict[int, Callable[..., PyTree]] = {}
         # As in the loop: queued collectives on few cores deadlock.
@@ -43,18 +43,18 @@ class Replay:
 
     def reseeded(self, seed: int) -> Replay:
         """The same run with another seed, by the programs of this one."""
-        config = self._plan.config.copy_and_resolve_references().unlock()
+        config = self.plan.config.copy_and_resolve_references()
         config.seed = seed
         other = copy.copy(self)
-        other._source = self._plan.task.load(config.lock())
-        other.init = dataclasses.replace(self._plan, config=config).init
+        other.source = self.plan.task.load(config.lock())
+        other.init = dataclasses.replace(self.plan, config=config).init
         return other
 
     def advance(self, state: TrainState) -> TrainState:
         """The next state; takes over the buffers of this one."""
         sizes = self._sizes(state)
-        batch = self._plan.put(self._source.batch(int(state.cursor), sizes.rows))
-        state, _ = self._plan.step_of(sizes.count)(state, batch)
+        batch = self.plan.put(self.source.batch(int(state.cursor), sizes.rows))
+        state, _ = self.plan.step_of(sizes.count)(state, batch)
         return jax.block_until_ready(state) if self._wait else state
 
     def train_fn(self, state: TrainState) -> tuple[PyTree, PyTree, TrainState]:
@@ -69,14 +69,14 @@ class Replay:
         With the key of the state's next step, and so many rows as that has.
         """
         sizes = self._sizes(state)
-        batch = self._plan.put(self._source.batch(cursor, sizes.rows))
+        batch = self.plan.put(self.source.batch(cursor, sizes.rows))
         found = self._gradient_of(sizes.count)(state, batch)
         return jax.block_until_ready(found) if self._wait else found
 
     def full_gradient(self, state: TrainState) -> PyTree:
         """The mean gradient of an epoch, but for a last batch that is not whole."""
         rows = self._sizes(state).rows
-        cursors = range(0, self._source.epoch_size // rows * rows, rows)
+        cursors = range(0, self.source.epoch_size // rows * rows, rows)
         if not cursors:
             return self.gradient(state, 0)
         parts = (self.gradient(state, cursor) for cursor in cursors)
@@ -84,11 +84,11 @@ class Replay:
         return jax.tree.map(lambda x: x / len(cursors), total)
 
     def _sizes(self, state: TrainState) -> BatchSizes:
-        return BatchSizes(self._plan.config, int(state.step), state.oracle_state)
+        return BatchSizes(self.plan.config, int(state.step), state.oracle_state)
 
     def _gradient_of(self, count: int) -> Callable[..., PyTree]:
         if count not in self._gradients:
-            oracle = self._plan.oracles(count)
+            oracle = self.plan.oracles(count)
 
             def gradient(state: TrainState, batch: dict[str, jax.Array]) -> PyTree:
                 found, _ = oracle.apply(
@@ -100,10 +100,10 @@ class Replay:
                 )
                 return found.grads
 
-            where = jax.tree.map(lambda leaf: leaf.sharding, self._plan.shapes)
+            where = jax.tree.map(lambda leaf: leaf.sharding, self.plan.shapes)
             self._gradients[count] = jax.jit(
                 gradient,
-                in_shardings=(where, batch_sharding(self._plan.mesh)),
+                in_shardings=(where, batch_sharding(self.plan.mesh)),
                 out_shardings=where.params,
             )
         return self._gradients[count]

@@ -59,12 +59,16 @@ class Recorder:
             row |= {f"{name}_{field}": x for field, x in (point or {}).items()}
         if self._lags:
             now = off_path(params, grads, self._reference)
-            back = {
-                n: self._past[-n] for n in self._lags.values() if n <= len(self._past)
-            }
-            cosines = overlaps(now, tuple(back.values()))
-            known = dict(zip(back, cosines, strict=True))
-            row |= {f"lag_{lag}": known.get(n, np.nan) for lag, n in self._lags.items()}
+            known = [n <= len(self._past) for n in self._lags.values()]
+            # One program, also where some are not there yet.
+            earlier = tuple(
+                self._past[-n] if there else now
+                for n, there in zip(self._lags.values(), known, strict=True)
+            )
+            for lag, there, cosine in zip(
+                self._lags, known, overlaps(now, earlier), strict=True
+            ):
+                row[f"lag_{lag}"] = cosine if there else np.nan
             self._past.append(now)
         self._steps.append(step)
         self._rows.append(row)
