@@ -10,11 +10,13 @@ the root of the batch, as in the paper (arXiv 2306.11922); the number of example
 fixed. Seconds on one core, half a minute for `micro`.
 """
 
+from typing import Any
+
 from jopt.errors import check_choice
 from jopt.training import presets
 
 # Arguments of an optimizer, and its rates: of a classifier, of the language model.
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "sgd": ("sgd", {}, 0.3, 0.5),
     "momentum": ("sgd", {"momentum": 0.9}, 0.05, 0.1),
     "adam": ("adamw", {"b1": 0.9, "b2": 0.95, "weight_decay": 0.0}, 0.003, 0.003),

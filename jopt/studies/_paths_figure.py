@@ -50,8 +50,8 @@ def draw(
         panels[row, -1].legend(fontsize=7)
     for (_, optimizer, _), by_arm in shapes.items():
         panel = panels[-1, optimizers.index(optimizer)]
-        for place, (arm, y) in enumerate(by_arm.items()):
-            panel.semilogy(_ALONG, y, f"C{place}-", lw=1, label=arm)
+        for place, (arm, shape) in enumerate(by_arm.items()):
+            panel.semilogy(_ALONG, shape, f"C{place}-", lw=1, label=arm)
         panel.set_title(f"schedules, {optimizer}", fontsize=9)
         panel.legend(fontsize=7)
     for panel in panels[-1]:

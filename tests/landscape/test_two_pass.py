@@ -18,6 +18,8 @@ from jopt.landscape.paths import (
     two_pass,
 )
 from jopt.optimizers import read_table, schedule_from_config
+from jopt.training._checkpoints import Checkpoints
+from jopt.tree import digest
 
 STEPS = 12
 
@@ -257,6 +259,29 @@ def test_record_path_agrees_with_two_passes(run, trace):
     _, points = jax.lax.scan(step, (start, tx.init(start)), jnp.arange(STEPS))
     np.testing.assert_allclose(points.gamma, trace["gamma"], atol=1e-4)
     assert not tx.init(start).point.valid
+
+
+def test_the_state_of_record_path_is_saved_and_goes_on(run, tmp_path):
+    """Also in bfloat16: what is compared is wider than what is kept."""
+    end = jax.tree.map(lambda x: x.astype(jnp.bfloat16), run.params)
+    tx = record_path(optax.sgd(0.125), end)
+    update = jax.jit(tx.update)
+    params = jax.tree.map(lambda x: x + 1, end)
+    _, state = update(end, tx.init(params), params)
+    assert state.point.gamma.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(state.reference)} == {jnp.bfloat16.dtype}
+    exact = np.linalg.norm(flat(params) - flat(end))
+    assert float(state.point.distance) == pytest.approx(exact, rel=1e-6)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state)
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state
+    )
+    restored = checkpoints.restore(1, like)
+    checkpoints.close()
+    assert digest(restored) == digest(state)
+    assert digest(update(end, restored, params)) == digest(update(end, state, params))
 
 
 def toy_trace(**columns):

@@ -8,6 +8,7 @@ import numpy as np
 
 from jopt.landscape.paths._trace import TAIL, PathTrace
 
+_RATES = {"local_lr": "<g, d>/||g||^2", "update_lr": "factor on the update"}
 _NULLS = {
     "random_direction": ("1/sqrt(d), random direction", "C7:"),
     "random_walk": ("1/sqrt(T - t), random walk", "C7--"),
@@ -21,6 +22,9 @@ def draw(trace: PathTrace, path: Path, *, title: str = "", tail: float = TAIL) -
 
     The tail is shaded. Needs matplotlib (`pip install 'jopt[docs]'`). The format is
     that of the file's name.
+
+    >>> trace = PathTrace.load(Path("runs/RUN/probe/paths.csv"))  # doctest: +SKIP
+    >>> draw(trace, Path("paths.svg"))  # doctest: +SKIP
     """
     from matplotlib import pyplot
 
@@ -39,10 +43,9 @@ def draw(trace: PathTrace, path: Path, *, title: str = "", tail: float = TAIL) -
     for field, style in (("local_lr", "C0-"), ("update_lr", "C1-")):
         if field not in trace.columns or not np.isfinite(trace[field]).any():
             continue
-        label = {"local_lr": "<g, d>/||g||^2", "update_lr": "factor on the update"}
         third.plot(steps[show], trace[field][show], style, lw=0.4, alpha=0.4)
         smooth = trace.smoothed(of=field, tail=tail)
-        third.plot(*smooth, style, lw=1.5, label=f"{label[field]}, smoothed")
+        third.plot(*smooth, style, lw=1.5, label=f"{_RATES[field]}, smoothed")
     third.set_yscale("symlog", linthresh=1e-3)
     names = ("cosine of g and w - w*", "RSI and EB", "local learning rates")
     for panel, name in zip(panels, names, strict=True):

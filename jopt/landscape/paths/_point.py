@@ -82,8 +82,10 @@ def path_point(
     summed, so ratios are right from 1e-30 to 1e30 and beyond; `inner` itself may
     overflow there. Sums are float32, or wider where a leaf is. Against float64, 1e7
     Gaussian entries gave an error of gamma below 1e-9 on a CPU.
-    Cost: reads the trees twice; no copy of them is kept. On a mesh XLA sends two
-    messages for all leaves, one of the largest entries and one of all sums.
+    Cost: reads the trees twice; no copy of them is kept. On a mesh XLA joins what is
+    sent: one message of the largest entries and one of all sums, for each set of mesh
+    axes that leaves are cut along, however many leaves there are. Inside `shard_map`
+    leaves must be whole, and gradients averaged over the shards of the batch first.
     Fails: `ShapeError` where a tree does not have the leaves of `params`.
     Reference: Guille-Escuret et al., ICML 2024, arXiv 2306.11922. They measure g; the
     self term, the update and the decayed gradient are ours.
@@ -106,8 +108,9 @@ def with_decay(grads: PyTree, params: PyTree, weight_decay: PyTree) -> PyTree:
     >>> with_decay({"a": jnp.ones(1)}, {"a": jnp.ones(1)}, {"a": 0.5})["a"].tolist()
     [1.5]
     """
-    tree = jax.tree.structure(weight_decay) == jax.tree.structure(params)
-    decay = weight_decay if tree else jax.tree.map(lambda _: weight_decay, params)
+    decay = weight_decay
+    if jax.tree_util.all_leaves([weight_decay]):  # a number for all
+        decay = jax.tree.map(lambda _: weight_decay, params)
     return jax.tree.map(
         lambda g, w, rate: wide(g) + rate * wide(w), grads, params, decay
     )
@@ -136,19 +139,18 @@ def _products(d: PyTree, g: PyTree, u: PyTree | None) -> tuple[_Sizes, _Products
     dtype = _dtype(d, g)
     if not any(leaf.size for leaf in jax.tree.leaves(d)):
         zero = jnp.zeros((), dtype)
-        rest = zero if u is not None else jnp.full((), jnp.nan, dtype)
-        return _Sizes(zero, zero, rest), _Products(*[zero] * 3, *[rest] * 3)
+        of_u = zero if u is not None else jnp.full((), jnp.nan, dtype)
+        return _Sizes(zero, zero, of_u), _Products(*[zero] * 3, *[of_u] * 3)
     # All the largest entries first, then all the sums: two messages on a mesh.
-    present = [d, g] if u is None else [d, g, u]
-    largest = jnp.stack([_largest(tree, dtype) for tree in present])
+    vectors = [d, g] if u is None else [d, g, u]
+    largest = jnp.stack([_largest(tree, dtype) for tree in vectors])
     usable = (largest != 0) & ~jnp.isinf(largest)  # a NaN stays in sight
     scale = jnp.where(usable, largest, 1)
-    present = [
+    d, g, *rest = (
         jax.tree.map(lambda x, s=s: x / s, tree)
-        for tree, s in zip(present, scale, strict=True)
-    ]
+        for tree, s in zip(vectors, list(scale), strict=True)
+    )
     nan = jnp.full((), jnp.nan, dtype)
-    d, g, *rest = present
     pairs = [(d, d), (g, g), (d, g)]
     pairs += [(x, y) for u in rest for x, y in ((u, u), (d, u), (g, u))]
     sums = jnp.stack([_dot(x, y, dtype) for x, y in pairs])
