@@ -86,10 +86,11 @@ def map_named(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
 
 
 def norm(x: jax.Array) -> jax.Array:
-    """Frobenius norm in float32, exact in scale from 1e-37 to 1e37.
+    """Frobenius norm in float32 or wider, exact in scale from 1e-37 to 1e37.
 
     The entries are divided by the largest one before they are squared, so neither 1e-30
-    nor 1e30 under- or overflows. An empty or zero array has norm 0; NaN stays NaN.
+    nor 1e30 under- or overflows. An empty or zero array has norm 0, with gradient 0;
+    NaN stays NaN.
 
     >>> bool(jnp.isclose(norm(jnp.array([3e30, 4e30])), 5e30))
     True
@@ -98,7 +99,7 @@ def norm(x: jax.Array) -> jax.Array:
 
 
 def global_norm(tree: PyTree) -> jax.Array:
-    """Norm of all leaves together, in float32, with the scale range of `norm`.
+    """Norm of all leaves together, in float32 or wider, with the scale range of `norm`.
 
     One scale serves all leaves: what is too small beside the largest entry to be seen
     in the sum of squares would not change the norm.
@@ -106,18 +107,50 @@ def global_norm(tree: PyTree) -> jax.Array:
     >>> float(global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])}))
     5.0
     """
-    leaves = [
-        jnp.abs(leaf).astype(jnp.float32)
-        for leaf in jax.tree.leaves(tree)
-        if leaf.size > 0
+    units, scale = unit_scaled(tree)
+    total = _sum([jnp.sum(jnp.square(jnp.abs(unit))) for unit in units])
+    some = total != 0
+    return scale * jnp.where(some, jnp.sqrt(jnp.where(some, total, 1.0)), 0.0)
+
+
+def inner_product(tree: PyTree, other: PyTree) -> jax.Array:
+    """Re <tree, other> over all leaves, in float32 or wider; the first is conjugated.
+
+    Each tree is divided by its largest entry on the way, as in `norm`.
+
+    >>> float(inner_product({"a": jnp.array([3e30])}, {"a": jnp.array([2e-30])})) > 5.9
+    True
+    """
+    ours, size = unit_scaled(tree)
+    theirs, other_size = unit_scaled(other)
+    products = [
+        jnp.sum(jnp.real(jnp.conj(x) * y)) for x, y in zip(ours, theirs, strict=True)
     ]
-    if not leaves:
-        return jnp.zeros((), jnp.float32)
-    largest = jnp.max(jnp.stack([jnp.max(leaf) for leaf in leaves]))
+    # A cosine times one size, then the other: neither product of sizes alone.
+    return _sum(products) * size * other_size
+
+
+def unit_scaled(tree: PyTree) -> tuple[list[jax.Array], jax.Array]:
+    """The leaves over the largest entry of all, in float32 or wider, and that entry.
+
+    It is 1 where all are zero or one is infinite. Leaves without entries are left out.
+
+    >>> units, scale = unit_scaled({"a": jnp.array([2e30, -1e30]), "b": jnp.array([])})
+    >>> units[0].tolist(), bool(scale == jnp.float32(2e30))
+    ([1.0, -0.5], True)
+    """
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if jnp.size(leaf) > 0]
+    wide = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves]
+    if not wide:
+        return [], jnp.ones((), jnp.float32)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in wide]))
     # `largest != 0` keeps a NaN visible; `largest > 0` would turn it into zero.
     scale = jnp.where((largest != 0) & ~jnp.isinf(largest), largest, 1.0)
-    squares = [jnp.sum(jnp.square(leaf / scale)) for leaf in leaves]
-    return scale * jnp.sqrt(jnp.sum(jnp.stack(squares)))
+    return [leaf / scale.astype(jnp.real(leaf).dtype) for leaf in wide], scale
+
+
+def _sum(numbers: list[jax.Array]) -> jax.Array:
+    return jnp.sum(jnp.stack(numbers)) if numbers else jnp.zeros((), jnp.float32)
 
 
 def all_finite(tree: PyTree) -> jax.Array:

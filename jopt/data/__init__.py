@@ -1,4 +1,4 @@
-"""Batches of text (the plays of Shakespeare, or the user's files) and of examples.
+"""Batches of text (the plays of Shakespeare, or the user's files) and of images.
 
 A batch of text is a dict of numpy arrays, for B rows of T tokens:
 
@@ -7,8 +7,8 @@ A batch of text is a dict of numpy arrays, for B rows of T tokens:
     mask     float32 (B, T)  1 where a target counts, 0 where it is padding or context
     domain   int32 (B,)      the domain of the row's document, as in `domain_names`
 
-A batch of labelled examples (`load_digits`, `TrainExamples`) has the same keys, with
-`inputs` float32 (B, F) and everything else (B,).
+A batch of labelled examples (`IMAGE_SETS`, `TrainExamples`) has the same keys, with
+`inputs` float32 (B, H, W, C) for images and everything else (B,).
 
 The vocabulary is the 256 byte values. A document is read after one newline byte, so its
 first byte is a target too.
@@ -29,9 +29,11 @@ first byte is a target too.
 >>> folder.cleanup()
 """
 
+from jopt.data._augment import AUGMENTATIONS, Augmentation
 from jopt.data._cache import cache_folder
+from jopt.data._cifar import load_cifar10, load_cifar10_corrupted
 from jopt.data._corpus import Corpus, Splits, token_count
-from jopt.data._digits import PIXELS as DIGIT_PIXELS
+from jopt.data._corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from jopt.data._digits import load_digits
 from jopt.data._evaluation import evaluation_batches
 from jopt.data._examples import (
@@ -40,21 +42,37 @@ from jopt.data._examples import (
     TrainExamples,
     example_batches,
 )
+from jopt.data._image_sets import IMAGE_SETS, ImageSet
+from jopt.data._imagenet import load_imagenet, load_imagenet_corrupted
 from jopt.data._load import load
+from jopt.data._mnist5k import load_mnist5k
+from jopt.data._pixels import Pixels
 from jopt.data._windows import TrainWindows
 
 __all__ = [
-    "DIGIT_PIXELS",
+    "AUGMENTATIONS",
+    "CORRUPTIONS",
+    "IMAGE_SETS",
+    "SEVERITIES",
+    "Augmentation",
     "Corpus",
     "ExampleSplits",
     "Examples",
+    "ImageSet",
+    "Pixels",
     "Splits",
     "TrainExamples",
     "TrainWindows",
     "cache_folder",
+    "corrupt",
     "evaluation_batches",
     "example_batches",
     "load",
+    "load_cifar10",
+    "load_cifar10_corrupted",
     "load_digits",
+    "load_imagenet",
+    "load_imagenet_corrupted",
+    "load_mnist5k",
     "token_count",
 ]

@@ -1,15 +1,19 @@
 """Labelled examples as arrays, and batches of them by cursor."""
 
-# B rows of a batch; N examples of a split; F features.
+# B rows of a batch; N examples of a split.
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from jopt.data._augment import Augmentation
 from jopt.data._order import Order
+from jopt.data._pixels import AS_STORED, Pixels
 from jopt.data._stream import check_positive, filled, process_rows, spread
 from jopt.errors import DataError, ShapeError
 
@@ -19,10 +23,11 @@ class Examples:
     """One split: N inputs and their classes.
 
     Attributes:
-        inputs: float32 (N, F).
+        inputs: (N, ...), float32, or uint8 as stored.
         targets: int32 (N,), index into `class_names`.
         domains: int32 (N,), index into `domain_names`.
         class_names, domain_names: the same in all splits.
+        pixels: how inputs become those of a batch, which are float32.
 
     Fails: `ShapeError` if the arrays do not fit together.
 
@@ -36,6 +41,7 @@ class Examples:
     domains: np.ndarray
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...]
+    pixels: Pixels = AS_STORED
 
     def __post_init__(self) -> None:
         count = len(self.inputs)
@@ -50,23 +56,53 @@ class Examples:
         """N."""
         return len(self.inputs)
 
-    def rows(self, index_B: np.ndarray) -> dict[str, np.ndarray]:
-        """The batch of these examples: inputs, targets, mask, domain."""
+    def rows(
+        self,
+        index_B: np.ndarray,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The batch of these examples: inputs, targets, mask, domain.
+
+        `change` is made to the images as stored.
+        """
+        stored = self.inputs[index_B]
         return {
-            "inputs": self.inputs[index_B],
+            "inputs": self.pixels.normed(stored if change is None else change(stored)),
             "targets": self.targets[index_B],
             "mask": np.ones(len(index_B), np.float32),
             "domain": self.domains[index_B],
         }
 
 
+class Labelled(Protocol):
+    """What batches need of a split: `Examples`, or what reads them one by one."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def domain_names(self) -> tuple[str, ...]: ...
+
+    def rows(
+        self,
+        index_B: np.ndarray,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]: ...
+
+
+E = TypeVar("E", bound=Labelled)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class ExampleSplits:
+class ExampleSplits(Generic[E]):
     """Three parts of the same set, without a common example."""
 
-    train: Examples
-    validation: Examples
-    test: Examples
+    train: E
+    validation: E
+    test: E
 
 
 class TrainExamples:
@@ -78,7 +114,9 @@ class TrainExamples:
 
     Args:
         examples: the train split.
-        seed: of the order; not negative.
+        seed: of the order and of the augmentation; not negative.
+        augmentation: a change of the stored images that is drawn anew for each example
+            and epoch. The order is the same with and without.
 
     Fails: `DataError` for a split without examples, `ConfigError` for a bad seed.
 
@@ -89,10 +127,16 @@ class TrainExamples:
     [0, 1, 2]
     """
 
-    def __init__(self, examples: Examples, seed: int) -> None:
+    def __init__(
+        self,
+        examples: Labelled,
+        seed: int,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         if not examples.size:
             raise DataError("there is no example to train on")
         self._examples = examples
+        self._augmentation = augmentation
         self._order = Order(seed, examples.size, self._draw)
 
     def batch(
@@ -108,19 +152,26 @@ class TrainExamples:
         Args and failures as in `TrainWindows.batch`.
 
         Returns:
-            `inputs` float32 (B / process_count, F), `targets` and `domain` int32 and
+            `inputs` float32 (B / process_count, ...), `targets`, `domain` int32 and
             `mask` float32 (B / process_count,).
         """
         rows = process_rows(batch_size, process_index, process_count)
-        (index_B,) = self._order.take(cursor + rows.start, rows.stop - rows.start)
-        return self._examples.rows(index_B)
+        index_B, *drawn = self._order.take(cursor + rows.start, rows.stop - rows.start)
+        if self._augmentation is None:
+            return self._examples.rows(index_B)
+        change = functools.partial(self._augmentation.apply, drawn=drawn)
+        return self._examples.rows(index_B, change)
 
-    def _draw(self, random: np.random.Generator) -> tuple[np.ndarray]:
-        return (random.permutation(self._examples.size),)
+    def _draw(self, random: np.random.Generator) -> tuple[np.ndarray, ...]:
+        size = self._examples.size
+        order = random.permutation(size)
+        if self._augmentation is None:
+            return (order,)
+        return order, *self._augmentation.draw(random, size)
 
 
 def example_batches(
-    examples: Examples,
+    examples: Labelled,
     batch_size: int,
     *,
     max_batches: int | None = None,

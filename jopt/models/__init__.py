@@ -6,37 +6,64 @@ from collections.abc import Mapping
 from typing import Any
 
 from jopt.errors import check_choice
+from jopt.models._cnn import CnnConfig as CnnConfig
+from jopt.models._cnn import cnn as cnn
 from jopt.models._generate import generate as generate
 from jopt.models._linen import linen_model as linen_model
 from jopt.models._mlp import MlpConfig as MlpConfig
 from jopt.models._mlp import mlp as mlp
 from jopt.models._model import Model as Model
 from jopt.models._nnx import nnx_model as nnx_model
+from jopt.models._resnet import RESNETS as RESNETS
+from jopt.models._resnet import ResnetConfig as ResnetConfig
+from jopt.models._resnet import resnet as resnet
 from jopt.models._taps import Taps as Taps
 from jopt.models._taps import activation_gram as activation_gram
 from jopt.models._transformer import transformer_lm as transformer_lm
 from jopt.models._transformer_config import SIZES as SIZES
 from jopt.models._transformer_config import TransformerConfig as TransformerConfig
 from jopt.models._transformer_config import default_config as default_config
+from jopt.models._vgg import VggConfig as VggConfig
+from jopt.models._vgg import vgg as vgg
+from jopt.models._vit import VITS as VITS
+from jopt.models._vit import VitConfig as VitConfig
+from jopt.models._vit import vit as vit
 
 __all__ = [
     "CATALOG",
+    "RESNETS",
     "SIZES",
+    "VITS",
+    "CnnConfig",
     "MlpConfig",
     "Model",
+    "ResnetConfig",
     "Taps",
     "TransformerConfig",
+    "VggConfig",
+    "VitConfig",
     "activation_gram",
     "build",
+    "cnn",
     "default_config",
     "generate",
     "linen_model",
     "mlp",
     "nnx_model",
+    "resnet",
     "transformer_lm",
+    "vgg",
+    "vit",
 ]
 
-CATALOG = {"mlp": mlp, "transformer_lm": transformer_lm}
+CATALOG = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet": resnet,
+    "vgg": vgg,
+    "vit": vit,
+    "transformer_lm": transformer_lm,
+}
 
 
 def build(config: Any) -> Model:

@@ -1,4 +1,4 @@
-"""A multilayer perceptron over vectors, for classification."""
+"""A multilayer perceptron, for classification."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MlpConfig:
 
     Attributes:
         name: the entry of `jopt.models.build`.
-        input_dim: I, numbers of an input.
+        input_dim: I, numbers of an input; an image is flattened.
         num_classes: C, logits of an output.
         num_layers: hidden layers.
         hidden_dim: F, width of each hidden layer.
@@ -67,7 +67,7 @@ def _faults(config: MlpConfig) -> Iterator[str]:
 
 
 class Mlp(nnx.Module):
-    """Vectors (B, I) to logits (B, C) in the compute dtype."""
+    """Inputs of I numbers, of any shape, to logits (B, C) in the compute dtype."""
 
     def __init__(self, config: MlpConfig, rngs: nnx.Rngs) -> None:
         widths = [config.input_dim, *[config.hidden_dim] * config.num_layers]
@@ -87,8 +87,8 @@ class Mlp(nnx.Module):
         )
         self.activation = _ACTIVATIONS[config.activation]
 
-    def __call__(self, x_BI: jax.Array, taps: Taps) -> jax.Array:
-        x_BF = x_BI
+    def __call__(self, x: jax.Array, taps: Taps) -> jax.Array:
+        x_BF = x.reshape(len(x), -1)
         for number, layer in enumerate(self.layers):
             taps.record(f"layers/{number}/input", x_BF)
             x_BF = self.activation(layer(x_BF))

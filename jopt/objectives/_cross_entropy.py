@@ -1,4 +1,4 @@
-"""Cross-entropy over positions that a mask keeps, as a mean and as exact sums.
+"""Losses over positions that a mask keeps, as a mean and as exact sums.
 
 Any number of axes may lie between batch and classes: a language model has one (tokens),
 a classifier none.
@@ -19,10 +19,18 @@ from jopt.objectives._aux import Aux
 
 Objective = Callable[..., tuple[jax.Array, Aux]]
 Sums = Callable[[Any, Any, Mapping[str, Any]], dict[str, jax.Array]]
+# From logits (B, ..., V) and targets (B, ...) to (B, ...), or several of these.
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Rows = Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
 
 
 def masked_mean(
-    model: Model, count: str, *, train: bool, taps: Sequence[str]
+    model: Model,
+    count: str,
+    *,
+    train: bool,
+    taps: Sequence[str],
+    loss: Loss | None = None,
 ) -> Objective:
     """The objective whose value is the mean over what the mask keeps.
 
@@ -31,8 +39,10 @@ def masked_mean(
         count: name of the metric that holds the sum of the mask.
         train: dropout on and statistics updated.
         taps: activations to hand out in `Aux.taps`.
+        loss: of each position; `cross_entropy` by default.
     """
     taps = tuple(taps)
+    loss = loss or cross_entropy
 
     def objective(
         params: Any, model_state: Any, batch: Mapping[str, Any], key: jax.Array | None
@@ -42,18 +52,25 @@ def masked_mean(
         )
         mask = batch["mask"].astype(jnp.float32)
         total = jnp.sum(mask)
-        divisor = jnp.where(total > 0, total, 1.0)
-        nats = cross_entropy(logits, batch["targets"])
-        value = jnp.sum(nats * mask) / divisor
-        correct = jnp.sum(_hits(logits, batch["targets"]) * mask)
-        metrics = {"loss": value, count: total, "accuracy": correct / divisor}
+        value = masked_average(loss(logits, batch["targets"]), mask)
+        accuracy = masked_average(hits(logits, batch["targets"]), mask)
+        metrics = {"loss": value, count: total, "accuracy": accuracy}
         return value, Aux(metrics, model_state, tapped)
 
     return objective
 
 
-def masked_sums(model: Model, count: str, *, num_domains: int | None) -> Sums:
-    """Sums over a batch, and with `num_domains` also over each domain's rows."""
+def masked_sums(
+    model: Model,
+    count: str,
+    *,
+    num_domains: int | None,
+    further: Rows | None = None,
+) -> Sums:
+    """Sums over a batch, and with `num_domains` also over each domain's rows.
+
+    `further` gives more to add up, (B, ...) or (B, ..., K) of each position.
+    """
 
     def sums(
         params: Any, model_state: Any, batch: Mapping[str, Any]
@@ -63,13 +80,17 @@ def masked_sums(model: Model, count: str, *, num_domains: int | None) -> Sums:
         rows = {
             "nats": _row_sums(cross_entropy(logits, targets) * mask),
             count: _row_sums(mask),
-            "correct": _row_sums(_hits(logits, targets) * mask),
+            "correct": _row_sums(hits(logits, targets) * mask),
         }
-        totals = {name: jnp.sum(row_B) for name, row_B in rows.items()}
+        for name, values in (further(logits, targets) if further else {}).items():
+            # The axes of the mask are rows and positions.
+            weight = mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
+            rows[name] = _row_sums(values * weight, mask.ndim)
+        totals = {name: jnp.sum(row_B, axis=0) for name, row_B in rows.items()}
         if num_domains is not None:
             member_BE = jax.nn.one_hot(batch["domain"], num_domains, dtype=jnp.float32)
             for name, row_B in rows.items():
-                totals[f"domain_{name}"] = jnp.sum(row_B[:, None] * member_BE, axis=0)
+                totals[f"domain_{name}"] = _by_domain(row_B, member_BE)
         return totals
 
     return sums
@@ -86,10 +107,13 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - picked[..., 0]
 
 
-def _hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
+def hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """1 where the target's logit is the largest, 1/n where n logits share that place.
 
     Cheaper than `argmax`, which XLA does not vectorise on a CPU.
+
+    >>> hits(jnp.zeros((1, 4)), jnp.zeros(1, jnp.int32))
+    Array([0.25], dtype=float32)
     """
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     largest = jnp.max(logits, axis=-1, keepdims=True)
@@ -98,6 +122,24 @@ def _hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return hit / jnp.maximum(ties, 1.0)
 
 
-def _row_sums(x: jax.Array) -> jax.Array:
-    """Over every axis but the first."""
-    return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+def masked_average(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """sum(values * mask) / sum(mask), 0 for an empty mask; the mean without one.
+
+    >>> masked_average(jnp.array([1.0, 5.0]), jnp.array([1.0, 0.0]))
+    Array(1., dtype=float32)
+    """
+    if mask is None:
+        return jnp.mean(values)
+    total = jnp.sum(mask)
+    return jnp.sum(values * mask) / jnp.where(total > 0, total, 1.0)
+
+
+def _row_sums(x: jax.Array, axes: int | None = None) -> jax.Array:
+    """Over every axis but the first, or those of the first `axes` without it."""
+    return jnp.sum(x, axis=tuple(range(1, x.ndim if axes is None else axes)))
+
+
+def _by_domain(row_B: jax.Array, member_BE: jax.Array) -> jax.Array:
+    """(E,) or (E, K): the rows of each domain added up."""
+    further = [1] * (row_B.ndim - 1)
+    return jnp.sum(row_B[:, None] * member_BE.reshape(*member_BE.shape, *further), 0)

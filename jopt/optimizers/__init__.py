@@ -17,10 +17,14 @@ from jopt.optimizers._schedules import (
     read_table,
     schedule_from_config,
 )
+from jopt.optimizers._sa_sam import sa_sam
+from jopt.optimizers._sa_sam_step import SASAMState
+from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
 from jopt.optimizers._scion import scion
 from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, sign_sgd, signum
 from jopt.optimizers._sign_muon import lion_muon, sign_muon
+from jopt.optimizers._smoothness import adgd, delta_sgd
 from jopt.optimizers._soap import soap, soap_muon
 from jopt.optimizers._spec_sign import spec_sign
 from jopt.optimizers._table import Row, explain
@@ -32,9 +36,12 @@ __all__ = [
     "Entry",
     "Optimizer",
     "Row",
+    "SASAMState",
     "adamuon",
+    "adgd",
     "aurora",
     "build",
+    "delta_sgd",
     "descend",
     "describe_labels",
     "dion",
@@ -51,6 +58,7 @@ __all__ = [
     "normuon",
     "polar_grad",
     "read_table",
+    "sa_sam",
     "schedule_from_config",
     "scion",
     "shampoo",

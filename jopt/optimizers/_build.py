@@ -11,13 +11,19 @@ import jax
 import optax
 from jax.sharding import NamedSharding
 
-from jopt.errors import ConfigError, JoptWarning, nearest
+from jopt.errors import ConfigError, JoptWarning
 from jopt.matrix import AttentionSpec
 from jopt.optimizers._catalog import arguments
 from jopt.optimizers._config import entries, read
 from jopt.optimizers._rules import Rule, assign, read_rules, split_heads
 from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
 from jopt.optimizers._table import Row, make_table
+from jopt.optimizers._whole_tree import (
+    WHERE,
+    names_optimizer,
+    read_optimizer,
+    unknown_keys,
+)
 from jopt.transforms import (
     MatrixSpecs,
     clip_by_global_norm,
@@ -28,7 +34,6 @@ from jopt.transforms import (
 )
 from jopt.tree import PyTree, map_named, named_leaves
 
-WHOLE_TREE_KEYS = ("clip", "skip_nonfinite", "spike_zscore", "qk_clip")
 # An argument that is a table with one of these is a schedule.
 SCHEDULE_KEYS = frozenset(inspect.signature(optax.linear_schedule).parameters)
 
@@ -70,6 +75,10 @@ def build(
     multiplied by the factor of `schedule_from_config(config.train)`, at the number of
     updates made; with `config.train.adaptive_batch.enabled` by the extra argument
     `learning_rate_factor` instead, a float32 scalar, since updates then differ in size.
+    `config.optim.whole_tree.optimizer`, a table with `name` and arguments, is one
+    optimizer instead of rules, of those whose step depends on all parameters together
+    (`Entry.whole_tree`), or a `package.module:function`. These set their own step size:
+    a schedule beside them is a fault.
     `config.optim.whole_tree.clip` is the largest norm of the whole gradient, before the
     rules. `whole_tree.qk_clip` is the threshold of `jopt.qk_clip`, after the rules.
     `jopt.skip_nonfinite` wraps all of it with `whole_tree.skip_nonfinite`, and
@@ -107,7 +116,7 @@ def build(
     """
     faults: list[str] = []
     leaves = named_leaves(params)
-    faults.extend(_whole_tree_faults(config))
+    faults.extend(unknown_keys(config))
     threshold = read(config, "optim.whole_tree.qk_clip")
     if threshold is not None and not attention:
         faults.append(
@@ -116,8 +125,13 @@ def build(
         )
     declared, wrong = read_specs(params, matrix_specs)
     faults.extend(wrong)
-    rules = read_rules(read(config, "optim"), faults)
-    complete = len(rules) == len(entries(read(config, "optim.rules")))
+    whole = None
+    if names_optimizer(config):
+        whole = read_optimizer(config, faults)
+        rules, complete = ([], False) if whole is None else ([whole], True)
+    else:
+        rules = read_rules(read(config, "optim"), faults)
+        complete = len(rules) == len(entries(read(config, "optim.rules")))
     assigned = assign(rules, leaves, declared, faults, complete=complete)
     declared = split_heads(assigned, leaves, declared, faults)
     try:
@@ -131,17 +145,21 @@ def build(
     if clip is not None:
         _warn_clip(rules)
     shared = {"matrix_specs": declared, "shardings": _shardings(leaves)}
-    given = bool(read(config, "train.adaptive_batch.enabled", False))
+    adaptive = bool(read(config, "train.adaptive_batch.enabled", False))
+    given = adaptive and whole is None
     make = _given_factor if given else _transform
     transforms = {rule.name: make(rule, schedule, shared, faults) for rule in rules}
     if faults:
         raise ConfigError(_listed(faults))
-    tx = optax.partition(
-        transforms,
-        map_named(lambda path, _: assigned[path].name, params),
-        mask_compatible_extra_args=True,
-    )
-    if clip is not None:
+    if whole is not None:
+        tx = optax.with_extra_args_support(transforms[whole.name])
+    else:
+        tx = optax.partition(
+            transforms,
+            map_named(lambda path, _: assigned[path].name, params),
+            mask_compatible_extra_args=True,
+        )
+    if clip is not None and (whole is None or "clip" not in whole.arguments):
         tx = optax.chain(clip_by_global_norm(clip), tx)
     needs = frozenset().union(*(rule.needs for rule in rules))
     if given:
@@ -162,19 +180,6 @@ def _listed(faults: list[str]) -> str:
     if len(faults) == 1:
         return faults[0]
     return f"{len(faults)} faults in the config:\n- " + "\n- ".join(faults)
-
-
-def _whole_tree_faults(config: Any) -> list[str]:
-    faults = []
-    for key in entries(read(config, "optim.whole_tree")):
-        if key not in WHOLE_TREE_KEYS:
-            guess = nearest(key, WHOLE_TREE_KEYS)
-            faults.append(
-                f"unknown key optim.whole_tree.{key}"
-                + (f"; did you mean optim.whole_tree.{guess}?" if guess else "")
-                + f" Known: {', '.join(WHOLE_TREE_KEYS)}"
-            )
-    return faults
 
 
 def _warn_clip(rules: list[Rule]) -> None:
@@ -232,7 +237,8 @@ def _transform(
         keywords |= {name: value for name, value in shared.items() if name in known}
         return rule.entry.constructor(**keywords)
     except (TypeError, ValueError) as error:
-        faults.append(f"optim.rules.{rule.name} ({rule.optimizer}): {error}")
+        where = WHERE if rule.entry.whole_tree else f"optim.rules.{rule.name}"
+        faults.append(f"{where} ({rule.optimizer}): {error}")
         return optax.identity()
 
 

@@ -17,10 +17,12 @@ from jopt.optimizers._muon import muon
 from jopt.optimizers._namo import muon2, namo
 from jopt.optimizers._normuon import adamuon, normuon
 from jopt.optimizers._polar_grad import polar_grad, spec_gd
+from jopt.optimizers._sa_sam import sa_sam
 from jopt.optimizers._scion import scion
 from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, sign_sgd, signum
 from jopt.optimizers._sign_muon import lion_muon, sign_muon
+from jopt.optimizers._smoothness import adgd, delta_sgd
 from jopt.optimizers._soap import soap, soap_muon
 from jopt.optimizers._spec_sign import spec_sign, spec_sign_needs
 
@@ -40,6 +42,8 @@ class Entry:
             the default arguments.
         spectral: every parameter must be a matrix.
         signs: its steps are steepest in the largest entry.
+        whole_tree: its step depends on all parameters together, so no rule can give it
+            some of them: `optim.whole_tree.optimizer` names it.
         needs: extra args (`jopt.optimizers.EXTRA_ARGS`) that it asks for, or a function
             that tells them from the arguments of a rule; see `needs_of`.
     """
@@ -48,6 +52,7 @@ class Entry:
     scale_free: bool = False
     spectral: bool = False
     signs: bool = False
+    whole_tree: bool = False
     needs: frozenset[str] | Callable[[Mapping[str, Any]], frozenset[str]] = frozenset()
 
     def needs_of(self, arguments: Mapping[str, Any]) -> frozenset[str]:
@@ -68,6 +73,13 @@ class Entry:
         ['spectral', 'sign', 'euclidean']
         """
         return "spectral" if self.spectral else "sign" if self.signs else "euclidean"
+
+
+def _pair_needs(arguments: Mapping[str, Any]) -> frozenset[str]:
+    """A second gradient on this batch, unless the last one is kept."""
+    stored = arguments.get("gradient_pair", "same_batch") == "stored"
+    alone = stored and not arguments.get("start_up", False)
+    return frozenset() if alone else frozenset({"grad_fn"})
 
 
 EXTRA_ARGS = frozenset(
@@ -111,22 +123,31 @@ CATALOG: dict[str, Entry] = {
     "spec_sign": Entry(
         spec_sign.matrices, scale_free=True, spectral=True, needs=spec_sign_needs
     ),
+    "adgd": Entry(adgd, whole_tree=True, needs=_pair_needs),
+    "delta_sgd": Entry(delta_sgd, whole_tree=True, needs=_pair_needs),
+    "sa_sam": Entry(sa_sam, whole_tree=True, needs=frozenset({"grad_fn"})),
 }
 
 
 def find_entry(name: str) -> Entry:
     """The entry of a catalog name, or of a user's own `package.module:function`.
 
-    What the path leads to may be an `Entry` or a constructor.
+    What the path leads to may be an `Entry` or a constructor; that of an entry of the
+    catalog is this entry.
 
     >>> find_entry("optax:adam").constructor is optax.adam
+    True
+    >>> find_entry("jopt:adgd") is CATALOG["adgd"]
     True
     """
     if ":" in name:
         found = import_name("optimizer", name)
         if not callable(found) and not isinstance(found, Entry):
             raise ConfigError(f"optimizer {name!r} is not a function but {found!r}")
-        return found if isinstance(found, Entry) else Entry(found)
+        if isinstance(found, Entry):
+            return found
+        known = (entry for entry in CATALOG.values() if entry.constructor is found)
+        return next(known, Entry(found))
     check_choice("optimizer", name, [*CATALOG, "'package.module:function'"])
     return CATALOG[name]
 

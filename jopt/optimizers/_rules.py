@@ -93,8 +93,15 @@ def _read_rule(name: str, table: dict[str, Any], faults: list[str]) -> Rule | No
     except ConfigError as error:
         faults.append(f"{where}.name: {error}")
         return None
+    if entry.whole_tree:
+        faults.append(
+            f"{where}.name is {table['name']!r}, whose step depends on all parameters "
+            "together, so a rule cannot give it some; name it in "
+            "optim.whole_tree.optimizer.name and leave optim.rules empty"
+        )
+        return None
     keywords = {key: value for key, value in table.items() if key not in RULE_KEYS}
-    faults.extend(_argument_faults(where, table["name"], entry, keywords))
+    faults.extend(argument_faults(where, table["name"], entry, keywords))
     per_head = table.get("per_head") or None
     counts = per_head if isinstance(per_head, tuple | list) else (per_head or 1,)
     if not all(isinstance(count, int) and count >= 1 for count in counts):
@@ -116,9 +123,14 @@ def _read_rule(name: str, table: dict[str, Any], faults: list[str]) -> Rule | No
     )
 
 
-def _argument_faults(
+def argument_faults(
     where: str, optimizer: str, entry: Entry, keywords: Mapping[str, Any]
 ) -> list[str]:
+    """What is wrong with the arguments that a table gives to an optimizer.
+
+    >>> argument_faults("optim.rules.all", "lion", find_entry("lion"), {})
+    ['optim.rules.all has no learning_rate']
+    """
     names, takes_others = arguments(entry)
     names = names - FROM_MODEL
     faults = []

@@ -81,6 +81,7 @@ def render(runs: Sequence[RunData], *, live: bool = False) -> str:
         "groups": [group._asdict() for group in groups[:LINES]],
         "names": names,
         "item": " or ".join(sorted({run.item for run in runs})),
+        "lossUnit": " or ".join(sorted({run.loss_unit for run in runs})),
         "runs": [run.since("") for run in runs],
     }
     parts = [

@@ -66,6 +66,12 @@ class RunData:
         return "token" if text else "example"
 
     @property
+    def loss_unit(self) -> str:
+        """What its loss is in."""
+        squared = self.config.get("objective.loss") == "squared"
+        return f"{'half squared distance' if squared else 'nats'}/{self.item}"
+
+    @property
     def position(self) -> str:
         """Where the records end now, for `since`."""
         return f"{self._cuts}.{len(self.records)}"

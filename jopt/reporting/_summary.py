@@ -158,7 +158,7 @@ def _result(run: RunData) -> Figure:
     if value is None:
         loss = last(run, "train/loss")
         shown = "–" if loss is None else f"{loss:.4f}"
-        return Figure("training loss", shown, f"nats/{run.item}; no validation yet")
+        return Figure("training loss", shown, f"{run.loss_unit}; no validation yet")
     note = (
         "validation so far" if last(run, "final") is None else "validation, whole split"
     )

@@ -2,7 +2,7 @@
 "use strict";
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const { runs, groups, names, item } = DATA;
+const { runs, groups, names, item, lossUnit } = DATA;
 const POLL_MS = 1000;
 const NARROW = 560; // px, below which labels and margins shrink
 const [TOP, BOTTOM] = [10, 44]; // px around the lines of a plot
@@ -507,10 +507,10 @@ function body(section, classes = "") {
 function lossPlots() {
   const parent = body("loss");
   if (!parent.childElementCount) axisChoice(parent);
-  const unit = `nats/${item}`;
+  const unit = lossUnit;
   if (groups.length === 1) {
     if (!nameSet((name) => name === "train/loss").length) return;
-    keep(parent, "loss", "Training and validation", `Cross-entropy in ${unit}.`, (slot) => {
+    keep(parent, "loss", "Training and validation", `Loss in ${unit}.`, (slot) => {
       const training = linesOf("train/loss").map((line) => ({ ...smoothed(line), label: "training", colour: 0 }));
       const checks = linesOf("eval/loss").map((line) => ({ ...line, label: "validation", colour: 1, markers: true }));
       drawLines(slot, [...training, ...checks], { unit, events: true, note: marksNote() });
@@ -520,7 +520,7 @@ function lossPlots() {
   for (const [name, title] of [["train/loss", "Training"], ["eval/loss", "Validation"]]) {
     const enough = (run) => run.curves[name]?.step.length > 1; // a last value is in the table
     if (!runs.some(enough)) continue;
-    keep(parent, name, title, `Cross-entropy in ${unit}.`, (slot) => {
+    keep(parent, name, title, `Loss in ${unit}.`, (slot) => {
       const events = name === "train/loss";
       const lines = linesOf(name).map((line) => (events ? smoothed(line) : { ...line, markers: true }));
       drawLines(slot, lines, { unit, events, note: events ? marksNote() : "" });

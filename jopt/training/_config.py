@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,14 +11,14 @@ from ml_collections.config_dict import placeholder
 
 from jopt.errors import ConfigError, did_you_mean, nearest
 from jopt.reporting import mirror_faults
-from jopt.training import _batch_sizes
+from jopt.training import _batch_sizes, _image_keys
 
 # Sub-trees with keys of their own: checked by the model builder and by the rules. Those
 # check the values of `optim.order` and `train.schedule` as well.
-_OPEN = ("model", "optim.rules")
+_OPEN = ("model", "optim.rules", "optim.whole_tree.optimizer")
 
 # What data an objective can train on.
-_DATASETS = {"language_model": ("plays",), "classification": ("digits",)}
+_DATASETS = {"language_model": ("plays",), "classification": _image_keys.DATASETS}
 
 
 def default_config() -> ConfigDict:
@@ -31,9 +32,18 @@ def default_config() -> ConfigDict:
                 "path": placeholder(str),
                 "cache_dir": placeholder(str),
                 "seq_len": 128,  # tokens
+                # Where TFDS has prepared sets that are not in a package (cifar10).
+                "tfds_dir": placeholder(str),
+                # Of training images: none, crop, crop_mirror (4 pixels around).
+                "augment": "none",
             },
             "model": {"name": "transformer_lm"},
-            "objective": {"name": "language_model"},
+            # `loss` of classification: cross_entropy or squared.
+            "objective": {
+                "name": "language_model",
+                "loss": "cross_entropy",
+                "label_smoothing": 0.0,
+            },
             "optim": {
                 "order": (),
                 "rules": {},
@@ -42,11 +52,14 @@ def default_config() -> ConfigDict:
                 # whose loss or gradient norm is so many deviations above the usual.
                 # `qk_clip`: the largest attention logit; query and key weights of a
                 # head above it are scaled down after the step (model.qk_norm=False).
+                # `optimizer`: one for all parameters, with its arguments, instead of
+                # rules and schedule: adgd, delta_sgd, sa_sam.
                 "whole_tree": {
                     "clip": placeholder(float),
                     "skip_nonfinite": False,
                     "spike_zscore": placeholder(float),
                     "qk_clip": placeholder(float),
+                    "optimizer": {"name": "none"},
                 },
             },
             "oracle": {
@@ -107,6 +120,9 @@ def default_config() -> ConfigDict:
                 "stride": placeholder(int),
                 "sample_tokens": 300,
                 "prompt": "\n",
+                # Kinds of corrupted images, or "all", in the last evaluation.
+                "corruptions": (),
+                "severities": (1, 2, 3, 4, 5),
             },
             # 0: only at the end and when stopped.
             # `keep`: of the newest; `keep_every_steps`: multiples that stay for good.
@@ -192,6 +208,7 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
             "sequences; the data cursor counts to 4294967295"
         )
     yield from _batch_sizes.faults(config)
+    yield from _image_keys.faults(config)
     stride = config.eval.stride
     if stride is not None and not 1 <= stride <= config.data.seq_len:
         yield (
@@ -235,7 +252,9 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
 
 def _bad_choices(config: ConfigDict) -> Iterator[str]:
     choices = {
-        "data.name": _DATASETS.get(config.objective.name, ("plays", "digits")),
+        "data.name": _DATASETS.get(
+            config.objective.name, tuple(itertools.chain(*_DATASETS.values()))
+        ),
         "objective.name": tuple(_DATASETS),
         "oracle.name": ("value_and_grad",),
         "local_updates.name": ("none",),

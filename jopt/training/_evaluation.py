@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jopt.training._state import TrainState
+from jopt.training._tasks import Task
 
 Sums = Callable[..., dict[str, jax.Array]]
 Totals = dict[str, Any]  # name -> float64 number, or array over domains
@@ -35,6 +36,42 @@ def totals(
     if pending is not None:
         _add(added, pending)
     return added
+
+
+# What is kept of each corrupted copy, and averaged over all of them.
+CORRUPTED = ("accuracy", "ece", "nll")
+
+
+def corrupted(
+    task: Task,
+    sums: Sums,
+    state: TrainState,
+    copies: Iterable[tuple[str, int, Iterable[dict[str, Any]]]],
+    put: Callable[[dict[str, Any]], dict[str, jax.Array]],
+) -> dict[str, float]:
+    """Results on corrupted copies of a split, as `Source.corrupted` gives them.
+
+    `eval/corrupted/<name>/<severity>/<figure>` for each copy, without the severity for
+    the mean over those of a name, and `eval/corrupted/<figure>` for the mean over all:
+    every copy counts the same. Empty without copies.
+    """
+    found: dict[str, float] = {}
+    of_name: dict[str, dict[str, list[float]]] = {}
+    for name, severity, batches in copies:
+        results = task.results(totals(sums, state, batches, put))
+        for figure in CORRUPTED:
+            value = results[f"eval/{figure}"]
+            found[f"eval/corrupted/{name}/{severity}/{figure}"] = value
+            values = of_name.setdefault(name, {})
+            values.setdefault(figure, []).append(value)
+    means: dict[str, float] = {}
+    for figure in CORRUPTED if of_name else ():
+        every = [value for values in of_name.values() for value in values[figure]]
+        means[f"eval/corrupted/{figure}"] = float(np.mean(every))
+        for name, values in of_name.items():
+            mean = float(np.mean(values[figure]))
+            means[f"eval/corrupted/{name}/{figure}"] = mean
+    return means | found
 
 
 def by_domain(added: Totals, names: Sequence[str]) -> dict[str, Totals]:

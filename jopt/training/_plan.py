@@ -31,7 +31,7 @@ from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype
 from jopt.training._state import TrainState, state_factory, state_shardings
 from jopt.training._step import make_step
-from jopt.training._tasks import TASKS, Task
+from jopt.training._tasks import Task, task_of
 from jopt.transforms import monitor
 
 PyTree = Any
@@ -142,7 +142,7 @@ def make_plan(config: ConfigDict) -> Plan:
     Fails: `ConfigError` for a model, a rule or a mesh that cannot be.
     """
     mesh = make_mesh(**config.mesh)
-    task = TASKS[config.objective.name]
+    task = task_of(config)
     model = models.build(config.model)
     batch = task.example_batch(config)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)

@@ -15,7 +15,7 @@ from jopt import models
 from jopt.errors import CheckpointError, ReportError, print_error
 from jopt.reporting import Console, MetricsLog, open_mirrors, write_report
 from jopt.training._checkpoints import Checkpoints
-from jopt.training._evaluation import totals
+from jopt.training._evaluation import corrupted, totals
 from jopt.training._fallback import report_damage
 from jopt.training._guard import DivergedError, Guard
 from jopt.training._loop import Loop
@@ -185,9 +185,11 @@ def _opening(plan: Plan, folder: RunFolder, first: int) -> str:
 def _evaluate(
     plan: Plan, source: Source, state: TrainState, log: MetricsLog
 ) -> dict[str, Any]:
-    """The final evaluation: all of the validation split once."""
+    """The final evaluation: all of the validation split once, and corrupted copies."""
     added = totals(plan.sums, state, source.evaluation(whole=True), plan.put)
     result = plan.task.results(added)
+    copies = source.corrupted()
+    result |= corrupted(plan.task, plan.sums, state, copies, plan.put)
     step = int(state.step)
     log.write({"step": step, "tokens": plan.seen(state), "final": True, **result})
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -12,8 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jopt import data
+from jopt.errors import ConfigError, check_choice
 
 Batch = dict[str, np.ndarray]
+# One for all runs, so that models of all seeds meet the same images.
+_CORRUPTION_SEED = 0
 
 
 class Source(Protocol):
@@ -37,6 +40,16 @@ class Source(Protocol):
 
     def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
         """Batches of `validation` or `test`: everything once, or a fixed subset."""
+
+    def corrupted(
+        self, split: str = "validation", names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, int, Iterator[Batch]]]:
+        """(name, severity, batches) of each corrupted copy of a split.
+
+        Args:
+            split: `validation` or `test`; a published corrupted test set is what it is.
+            names: of corruptions, or `all`; `eval.corruptions` by default.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,17 +87,27 @@ class TextSource:
             **_process(),
         )
 
+    def corrupted(
+        self, split: str = "validation", names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, int, Iterator[Batch]]]:
+        """None: only images have corruptions."""
+        if names:
+            raise ConfigError("only images have corrupted copies, not text")
+        return iter(())
+
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSource:
-    """Labelled examples."""
+    """Labelled examples, of a set of images."""
 
     config: ConfigDict
     splits: data.ExampleSplits
+    images: data.ImageSet
 
     @functools.cached_property
     def examples(self) -> data.TrainExamples:
-        return data.TrainExamples(self.splits.train, self.config.seed)
+        augmentation = data.AUGMENTATIONS[self.config.data.augment]
+        return data.TrainExamples(self.splits.train, self.config.seed, augmentation)
 
     @property
     def domain_names(self) -> tuple[str, ...]:
@@ -105,6 +128,26 @@ class ExampleSource:
             max_batches=None if whole else self.config.eval.batches,
             **_process(),
         )
+
+    def corrupted(
+        self, split: str = "validation", names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, int, Iterator[Batch]]]:
+        """See `Source`. The random numbers follow from `_CORRUPTION_SEED` alone."""
+        clean = getattr(self.splits, split)
+        names = self.config.eval.corruptions if names is None else names
+        for name in self.images.corruptions if "all" in names else names:
+            check_choice("corruption", name, self.images.corruptions)
+            for severity in self.config.eval.severities:
+                examples = self.images.corrupted(
+                    clean,
+                    name,
+                    severity,
+                    _CORRUPTION_SEED,
+                    self.config.data.tfds_dir,
+                )
+                size = self.config.eval.batch_size
+                batches = data.example_batches(examples, size, **_process())
+                yield name, severity, batches
 
 
 def _process() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +31,7 @@ class Task:
         items_per_row: of a row of a batch.
         example_batch: a batch of one row, for shapes.
         load: the data; fails with `DataError`.
-        derive: further metrics of a mean loss in nats.
+        derive: further results, by name, from the sums.
         writes_text: whether the trained model can write a sample.
     """
 
@@ -42,16 +43,16 @@ class Task:
     items_per_row: Callable[[ConfigDict], int]
     example_batch: Callable[[ConfigDict], dict[str, np.ndarray]]
     load: Callable[[ConfigDict], Source]
-    derive: Callable[[float], dict[str, float]] = lambda loss: {}
+    derive: Callable[[Totals], dict[str, float]]
     writes_text: bool = False
 
     def results(self, totals: Totals) -> dict[str, float]:
-        """Means over everything that was counted: loss in nats, accuracy and more."""
+        """Means over everything that was counted: loss, accuracy and more."""
         count = float(totals[self.count])
-        loss = float(totals["nats"]) / max(count, 1.0)
+        loss = totals["loss" if "loss" in totals else "nats"]
         return {
-            "eval/loss": loss,
-            **self.derive(loss),
+            "eval/loss": float(loss) / max(count, 1.0),
+            **{f"eval/{name}": x for name, x in self.derive(totals).items()},
             "eval/accuracy": float(totals["correct"]) / max(count, 1.0),
             f"eval/{self.count}": count,
         }
@@ -80,10 +81,9 @@ def _text_row(config: ConfigDict) -> dict[str, np.ndarray]:
     }
 
 
-def _digits_row(config: ConfigDict) -> dict[str, np.ndarray]:
-    del config
+def _image_row(config: ConfigDict) -> dict[str, np.ndarray]:
     return {
-        "inputs": np.zeros((1, data.DIGIT_PIXELS), np.float32),
+        "inputs": np.zeros((1, *data.IMAGE_SETS[config.data.name].shape), np.float32),
         "targets": np.zeros(1, np.int32),
         "mask": np.ones(1, np.float32),
         "domain": np.zeros(1, np.int32),
@@ -97,8 +97,16 @@ def _load_text(config: ConfigDict) -> Source:
     return TextSource(config, splits)
 
 
-def _load_digits(config: ConfigDict) -> Source:
-    return ExampleSource(config, data.load_digits(config.data.cache_dir))
+def _load_images(config: ConfigDict) -> Source:
+    images = data.IMAGE_SETS[config.data.name]
+    splits = images.load(config.data.cache_dir, config.data.tfds_dir)
+    return ExampleSource(config, splits, images)
+
+
+def _bits(totals: Totals) -> dict[str, float]:
+    """A token is a byte."""
+    nats = float(totals["nats"]) / max(float(totals["tokens"]), 1.0)
+    return {"bits_per_byte": nats / math.log(2.0)}
 
 
 TASKS = {
@@ -111,8 +119,7 @@ TASKS = {
         items_per_row=lambda config: config.data.seq_len,
         example_batch=_text_row,
         load=_load_text,
-        # A token is a byte.
-        derive=lambda loss: {"eval/bits_per_byte": loss / math.log(2.0)},
+        derive=_bits,
         writes_text=True,
     ),
     "classification": Task(
@@ -122,7 +129,31 @@ TASKS = {
         headline=("eval/accuracy", "accuracy"),
         items="examples",
         items_per_row=lambda config: 1,
-        example_batch=_digits_row,
-        load=_load_digits,
+        example_batch=_image_row,
+        load=_load_images,
+        derive=objectives.calibration.calibration_of,
     ),
 }
+
+
+def task_of(config: ConfigDict) -> Task:
+    """The task of a config, with the loss that it chooses.
+
+    >>> from jopt.training import presets
+    >>> config = presets.digits()
+    >>> config.objective.loss = "squared"
+    >>> task_of(config).objective.keywords["loss"]
+    'squared'
+    """
+    task = TASKS[config.objective.name]
+    if config.objective.name != "classification":
+        return task
+    chosen = {
+        "loss": config.objective.loss,
+        "label_smoothing": config.objective.label_smoothing,
+    }
+    return dataclasses.replace(
+        task,
+        objective=functools.partial(task.objective, **chosen),
+        sums=functools.partial(task.sums, **chosen),
+    )

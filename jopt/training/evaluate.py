@@ -1,4 +1,4 @@
-"""`python -m jopt evaluate RUN`: the bits per byte of a checkpoint, on any split."""
+"""`python -m jopt evaluate RUN`: what a checkpoint reaches, on any split."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from jopt.training._tasks import Task
 
 SPLITS = ("validation", "test")
+LOSS = "eval/loss"
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the result of a run's checkpoint; changes nothing in the folder."""
     args = _parser().parse_args(argv)
     try:
-        print(_evaluate(args.run, args.split, args.step))
+        print(_evaluate(args.run, args.split, args.step, args.corruptions))
     except ConfigError as error:
         print_error(error)
         return EXIT_USAGE
@@ -41,15 +42,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--step", type=int, help="of a checkpoint; the newest if absent"
     )
+    parser.add_argument(
+        "--corruptions",
+        metavar="NAME,...",
+        help="of images, or 'all'; those of eval.corruptions if absent",
+    )
     return parser
 
 
-def _evaluate(run: Path, split: str, step: int | None) -> str:
+def _evaluate(run: Path, split: str, step: int | None, names: str | None) -> str:
     with reopened(run) as (plan, source, checkpoints):
         # These import JAX, for which flags had to be set.
         import jax
 
-        from jopt.training._evaluation import by_domain, totals
+        from jopt.training._evaluation import by_domain, corrupted, totals
 
         step = checkpoints.latest() if step is None else step
         if step not in checkpoints.steps():
@@ -59,17 +65,30 @@ def _evaluate(run: Path, split: str, step: int | None) -> str:
     domains = source.domain_names
     sums = jax.jit(plan.task.sums(plan.model, num_domains=len(domains)))
     found = totals(sums, state, source.evaluation(split, whole=True), plan.put)
-    return _table(plan.task, split, step, found, by_domain(found, domains))
+    copies = source.corrupted(split, None if names is None else names.split(","))
+    worse = corrupted(plan.task, plan.sums, state, copies, plan.put)
+    lines = _table(plan.task, split, step, found, by_domain(found, domains))
+    severities = plan.config.eval.severities
+    return "\n".join([*lines, *_corrupted_lines(worse, severities)])
 
 
 def _table(
     task: Task, split: str, step: int, whole: Totals, domains: dict[str, Totals]
-) -> str:
+) -> list[str]:
     result = task.results(whole)
+    # Only a loss that is a cross-entropy has a unit.
+    unit = (
+        " nats" if result.get("eval/nll", result["eval/loss"]) == result[LOSS] else ""
+    )
     lines = [
         f"step {step}: {task.describe(result, split)} on {task.amount(result)}, "
-        f"loss {result['eval/loss']:.4f} nats"
+        f"loss {result[LOSS]:.4f}{unit}"
     ]
+    if "eval/ece" in result:
+        lines.append(
+            f"  ECE {result['eval/ece']:.4f} (15 bins), Brier score "
+            f"{result['eval/brier']:.4f}, NLL {result['eval/nll']:.4f} nats"
+        )
     found = {name: task.results(part) for name, part in domains.items()}
     shown = {name: r for name, r in found.items() if r[f"eval/{task.count}"]}
     if len(shown) > 1:
@@ -77,4 +96,28 @@ def _table(
             f"  {name:12} {task.describe(result, split)} on {task.amount(result)}"
             for name, result in shown.items()
         ]
-    return "\n".join(lines)
+    return lines
+
+
+def _corrupted_lines(worse: dict[str, float], severities: Sequence[int]) -> list[str]:
+    """The mean over all corrupted copies, and the accuracy of each, by name."""
+    if not worse:
+        return []
+    prefix = "eval/corrupted/"
+    names = dict.fromkeys(
+        key.removeprefix(prefix).split("/")[0]
+        for key in worse
+        if key.count("/") == 4  # eval/corrupted/name/severity/figure
+    )
+    lines = [
+        f"corrupted: {worse[prefix + 'accuracy']:.4f} accuracy, ECE "
+        f"{worse[prefix + 'ece']:.4f}, means of {len(names) * len(severities)} copies; "
+        f"by severity {', '.join(map(str, severities))}:"
+    ]
+    for name in names:
+        each = (worse[f"{prefix}{name}/{s}/accuracy"] for s in severities)
+        lines.append(
+            f"  {name:18} {worse[f'{prefix}{name}/accuracy']:.4f}   "
+            + " ".join(f"{accuracy:.4f}" for accuracy in each)
+        )
+    return lines

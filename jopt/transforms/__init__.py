@@ -2,6 +2,15 @@
 
 from jopt.linalg._stacks import map_matrices
 from jopt.transforms._alternate import alternate, alternating_schedule, is_due
+from jopt.transforms._ascent import (
+    AscentRule,
+    Mask,
+    asam_ascent,
+    ascent_rule,
+    climb,
+    l2_ascent,
+    linf_ascent,
+)
 from jopt.transforms._balanced import balanced
 from jopt.transforms._brake import radial_brake
 from jopt.transforms._cautious import CautiousState, cautious_weight_decay
@@ -13,6 +22,7 @@ from jopt.transforms._dion2 import scale_by_dion2
 from jopt.transforms._dispatch import map_stacks
 from jopt.transforms._floor import update_floor
 from jopt.transforms._geometry_switch import scale_by_geometry_switch
+from jopt.transforms._gradient_pairs import GradFn
 from jopt.transforms._hyperball import HyperballState, hyperball
 from jopt.transforms._layer_norms import layer_direction
 from jopt.transforms._layer_tables import (
@@ -23,6 +33,11 @@ from jopt.transforms._layer_tables import (
     TABLES,
     layer_metrics,
     merge_geometry,
+)
+from jopt.transforms._local_smoothness import (
+    GradientPair,
+    LocalSmoothnessState,
+    scale_by_local_smoothness,
 )
 from jopt.transforms._momentum import (
     Momentum,
@@ -41,6 +56,7 @@ from jopt.transforms._nonfinite import NanPolicy, without_nonfinite
 from jopt.transforms._on_mesh import Distribute
 from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._polar import PolarMap, checked, guarded, polar_map
+from jopt.transforms._preconditioned_ascent import preconditioned_ascent
 from jopt.transforms._qk_clip import QkClipState, qk_clip
 from jopt.transforms._second_moment import (
     preconditioned,
@@ -78,6 +94,9 @@ from jopt.transforms._specs import (
     read_specs,
     resolve_specs,
 )
+from jopt.transforms._spectral_ascent import spectral_ascent
+from jopt.transforms._start_up import StartUp, start_up_step_size
+from jopt.transforms._step_rules import RuleName
 from jopt.transforms._switch_rule import switch_needs
 from jopt.transforms._switch_state import SwitchState, read_choices
 from jopt.transforms._views import Views
@@ -91,6 +110,7 @@ __all__ = [
     "GEOMETRY_FIGURES",
     "LAYERS",
     "TABLES",
+    "AscentRule",
     "AxisName",
     "CautiousState",
     "CountedGeometry",
@@ -100,7 +120,11 @@ __all__ = [
     "DionState",
     "Distribute",
     "GeometryName",
+    "GradFn",
+    "GradientPair",
     "HyperballState",
+    "LocalSmoothnessState",
+    "Mask",
     "MatrixSpecs",
     "Momentum",
     "MomentumState",
@@ -108,17 +132,22 @@ __all__ = [
     "NanPolicy",
     "PolarMap",
     "QkClipState",
+    "RuleName",
     "ShampooState",
     "ShapeMode",
     "SkipState",
     "SoapState",
+    "StartUp",
     "SwitchState",
     "Views",
     "alternate",
     "alternating_schedule",
+    "asam_ascent",
+    "ascent_rule",
     "balanced",
     "cautious_weight_decay",
     "checked",
+    "climb",
     "clip_by_global_norm",
     "counted_descent",
     "declared_specs",
@@ -130,8 +159,10 @@ __all__ = [
     "heavy_ball",
     "hyperball",
     "is_due",
+    "l2_ascent",
     "layer_direction",
     "layer_metrics",
+    "linf_ascent",
     "majority_vote",
     "map_matrices",
     "map_stacks",
@@ -141,6 +172,7 @@ __all__ = [
     "polar_first",
     "polar_map",
     "preconditioned",
+    "preconditioned_ascent",
     "qk_clip",
     "radial_brake",
     "read_choices",
@@ -151,6 +183,7 @@ __all__ = [
     "scale_by_dion",
     "scale_by_dion2",
     "scale_by_geometry_switch",
+    "scale_by_local_smoothness",
     "scale_by_momentum",
     "scale_by_orthogonalization",
     "scale_by_second_moment",
@@ -168,6 +201,8 @@ __all__ = [
     "skip_nonfinite",
     "skip_spikes",
     "soft_sign",
+    "spectral_ascent",
+    "start_up_step_size",
     "steepest_descent",
     "switch_needs",
     "unmonitored",

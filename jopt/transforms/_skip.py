@@ -134,7 +134,7 @@ def skip_spikes(
     ) -> tuple[jax.Array, History]:
         # A loss that is always 0 has no spread and so no spikes.
         loss = jnp.asarray(0.0 if value is None else value, jnp.float32)
-        now_2 = jnp.stack([loss, global_norm(updates)])
+        now_2 = jnp.stack([loss, global_norm(updates).astype(jnp.float32)])
         filled_W = jnp.arange(window) < history.seen
         usual_2W = jnp.where(filled_W, history.values, jnp.nan)
         spike = jnp.any(robust_zscore(now_2, usual_2W) > zscore)

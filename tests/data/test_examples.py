@@ -14,7 +14,8 @@ from jopt.data import (
     example_batches,
     load_digits,
 )
-from jopt.data._digits import digest, pixels, read_package
+from jopt.data._digits import DIGITS
+from jopt.data._packaged import digest, read_package, stored_pixels
 from jopt.errors import ConfigError, DataError, ShapeError
 
 
@@ -111,7 +112,11 @@ def test_the_digits_are_those_of_scikit_learn(digits_cache):
     ours = [
         (*image, target)
         for part in parts
-        for image, target in zip(pixels(part).tolist(), part.targets, strict=True)
+        for image, target in zip(
+            stored_pixels(DIGITS, part).reshape(-1, 64).tolist(),
+            part.targets,
+            strict=True,
+        )
     ]
     theirs = reference()
     expected = [
@@ -144,4 +149,4 @@ def test_a_damaged_package_is_said_to_be_so(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(DataError, match="--force-reinstall scikit-learn"):
-        read_package()
+        read_package(DIGITS)

@@ -6,6 +6,7 @@ A new one joins by one line in `CASES`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -163,6 +164,28 @@ def switching(learning_rate: Any, weight_decay: Any, **options: Any) -> Any:
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
+def given_gradients(make: Make) -> Make:
+    """`make`, whose `grad_fn` is the gradient of a quadratic loss with Hessian 2."""
+
+    @functools.wraps(make)
+    def made(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        tx = optax.with_extra_args_support(make(*args, **kwargs))
+
+        def update(
+            updates: Any, state: Any, params: Any = None, **extra_args: Any
+        ) -> Any:
+            def grad_fn(other: Any) -> Any:
+                return jax.tree.map(
+                    lambda g, p, o: g + 2 * (o - p), updates, params, other
+                )
+
+            return tx.update(updates, state, params, grad_fn=grad_fn, **extra_args)
+
+        return optax.GradientTransformationExtraArgs(tx.init, update)
+
+    return made
+
+
 RATE = {"learning_rate": 0.01, "weight_decay": 0.1}
 # Two stages compile faster than four and obey the same laws. The tolerances are those
 # of float32: what bfloat16 products do to a law is told in tests/linalg.
@@ -174,6 +197,7 @@ SQUARE = {"matrix_specs": {"stack": MATRIX_SPECS["stack"]}}
 # Inverse roots amplify rounding by the condition number of the moments.
 DAMPED = {"b1": 0.9, "b2": 0.9, "eps": 0.01}
 FOLLOWING = {"precondition_frequency": 1, "max_precond_dim": 100, "eps": 1e-3}
+SMOOTH = {"init_step_size": 0.01, "gamma": 2.0, "delta": 0.1, "eps": 1e-8}
 
 CASES = (
     Case("adamw", optax.adamw, RATE | {"b1": 0.9}, (*RATE, "b1"), slow=True),
@@ -436,6 +460,44 @@ CASES = (
         | {"criterion": "det", "ema_decay": 0.9, "matrix_specs": MODEL_SPECS},
         (*RATE, "ema_decay"),
         static=tuple(ITERATION),
+        slow=True,
+    ),
+    Case(
+        "delta_sgd",
+        given_gradients(jopt.delta_sgd),
+        SMOOTH | {"weight_decay": 0.1, "clip": 2.0, "max_step_size": 1.0},
+        (*SMOOTH, "weight_decay", "clip", "max_step_size"),
+        static=("start_up",),
+    ),
+    Case(
+        "adgd",
+        given_gradients(jopt.adgd),
+        # From here the search ends well inside its limits.
+        {"init_step_size": 0.007, "start_up": True},
+        ("init_step_size",),
+        static=("start_up",),
+        slow=True,
+    ),
+    Case(
+        "scale_by_local_smoothness",
+        jopt.scale_by_local_smoothness,
+        {"init_step_size": 0.01, "rule": "adgd2_rule2", "gradient_pair": "stored"},
+        ("init_step_size",),
+        static=("start_up",),
+        slow=True,
+    ),
+    Case(
+        "sa_sam",
+        given_gradients(jopt.sa_sam),
+        SMOOTH | {"rho_scale": 0.5, "rho_max": 0.2, "min_step_size": 1e-6},
+        (*SMOOTH, "rho_scale", "rho_max", "min_step_size"),
+    ),
+    Case(
+        "sa_sam_paper",
+        given_gradients(jopt.sa_sam),
+        {"init_step_size": 0.01, "weight_decay": 0.1, "variant": "paper"}
+        | {"smoothness": "perturbation"},
+        ("init_step_size", "weight_decay"),
         slow=True,
     ),
     Case("rules", built, RATE, tuple(RATE), scale_free=True),

@@ -163,9 +163,9 @@ def test_zero_gradients_are_finite_and_still_decay(resting_case, dtype):
     updates, state = tx.update(grads, tx.init(params), params)
     for leaf in jax.tree.leaves((updates, state)):
         assert bool(jnp.all(jnp.isfinite(leaf)))
-    rate = resting_case.kwargs.get("learning_rate", 0.0) * resting_case.kwargs.get(
-        "weight_decay", 0.0
-    )
+    kwargs = resting_case.kwargs
+    size = kwargs.get("learning_rate", kwargs.get("init_step_size", 0.0))
+    rate = size * kwargs.get("weight_decay", 0.0)
     for u, p in zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True):
         expected = -rate * p.astype(jnp.float32)
         # Two or three roundings to the parameter's dtype.

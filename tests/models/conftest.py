@@ -12,7 +12,17 @@ import pytest
 from flax import linen, nnx
 
 from jopt.matrix import MatrixSpec
-from jopt.models import Model, linen_model, mlp, nnx_model, transformer_lm
+from jopt.models import (
+    Model,
+    cnn,
+    linen_model,
+    mlp,
+    nnx_model,
+    resnet,
+    transformer_lm,
+    vgg,
+    vit,
+)
 
 DENSE = MatrixSpec((0,), (1,))
 
@@ -109,8 +119,35 @@ def mlp_sample() -> Sample:
     return Sample(model, {"inputs": inputs})
 
 
+def image_sample(build: Any, size: int = 8, **settings: Any) -> Sample:
+    model = build({"image_size": size, "channels": 2, "num_classes": 3, **settings})
+    inputs = jax.random.normal(jax.random.key(7), (2, size, size, 2))
+    return Sample(
+        model,
+        {"inputs": inputs},
+        has_state=build in (resnet, vgg) and settings.get("batch_norm", True),
+        has_dropout=bool(settings.get("dropout")),
+        tolerance=5e-5,
+    )
+
+
 SAMPLES = {
     "mlp": mlp_sample,
+    "cnn": lambda: image_sample(cnn, 4, width=4, groups=2),
+    "resnet": lambda: image_sample(resnet, 4, depths=(1, 1), width=4),
+    "resnet_bottleneck": lambda: image_sample(
+        resnet, 16, depths=(1, 1), width=2, block="bottleneck", stem="imagenet"
+    ),
+    "vgg": lambda: image_sample(
+        vgg, 32, depth=11, width=2, hidden_head=(6,), dropout=0.5
+    ),
+    "vgg_plain": lambda: image_sample(vgg, 32, depth=11, width=4, batch_norm=False),
+    "vit": lambda: image_sample(
+        vit, patch_size=4, num_layers=1, embed_dim=12, num_heads=2, dropout=0.5
+    ),
+    "vit_mean": lambda: image_sample(
+        vit, patch_size=4, num_layers=2, embed_dim=12, num_heads=2, pool="mean"
+    ),
     "transformer": lambda: lm_sample(dropout=0.5),
     "transformer_swiglu_tied": lambda: lm_sample(mlp="swiglu", tied_head=True),
     "transformer_grouped_fused": lambda: lm_sample(fused_qkv=True, num_kv_heads=1),
@@ -124,8 +161,15 @@ SAMPLES = {
 }
 
 
-# What is special about them is in others, too.
+# What is special about them is in others, too, or in test_images.py.
 SLOW = {
+    "cnn",
+    "resnet",
+    "vit",
+    "resnet_bottleneck",
+    "vgg",
+    "vgg_plain",
+    "vit_mean",
     "transformer_swiglu_tied",
     "transformer_grouped_fused",
     "transformer_scanned_grouped",

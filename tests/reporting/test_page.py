@@ -76,7 +76,7 @@ def test_page_of_a_run(plain):
 
 
 def test_a_classifier_is_counted_in_examples(folder):
-    run = folder(**{"objective.name": "classification"})
+    run = folder(**{"objective.name": "classification", "objective.loss": "squared"})
     run.start(0)
     run.train(1, 60)
     run.record(60, eval__loss=0.2, eval__accuracy=0.9444, final=True)
@@ -85,6 +85,7 @@ def test_a_classifier_is_counted_in_examples(folder):
     for text in ("accuracy", "0.9444", "validation, whole split", "examples/s"):
         assert text in page.text
     assert page.data["item"] == "example"
+    assert page.data["lossUnit"] == "half squared distance/example"
     assert not any("token" in text or "bits" in text for text in page.text[:30])
 
 

@@ -1,0 +1,84 @@
+"""The keys of a config that are about images, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from jopt.data import AUGMENTATIONS, IMAGE_SETS, SEVERITIES
+from jopt.errors import did_you_mean
+from jopt.objectives import LOSSES
+
+DATASETS = tuple(IMAGE_SETS)
+
+
+def faults(config: ConfigDict) -> Iterator[str]:
+    """A message for each of these keys that cannot work."""
+    images = IMAGE_SETS.get(config.data.name)
+    if config.objective.name != "classification" or images is None:
+        yield from _only_for_images(config)
+        return
+    yield from _choices(config)
+    height, width, channels = images.shape
+    wanted = {
+        "image_size": height,
+        "channels": channels,
+        "input_dim": math.prod((height, width, channels)),
+    }
+    for key, value in wanted.items():
+        if config.model.get(key, value) != value:
+            yield (
+                f"model.{key} is {config.model[key]}; the images of data.name = "
+                f"{config.data.name!r} are {images.shape}, so it must be {value}"
+            )
+    classes = config.model.get("num_classes", images.num_classes)
+    if isinstance(classes, int) and classes < images.num_classes:
+        yield (
+            f"model.num_classes is {classes}; data.name = {config.data.name!r} has "
+            f"{images.num_classes} classes"
+        )
+    known = (*images.corruptions, "all")
+    for name in config.eval.corruptions:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            yield f"eval.corruptions has {name!r}; known are {list(known)}{hint}"
+
+
+def _choices(config: ConfigDict) -> Iterator[str]:
+    choices = (
+        ("data.augment", config.data.augment, tuple(AUGMENTATIONS)),
+        ("objective.loss", config.objective.loss, LOSSES),
+    )
+    for key, value, allowed in choices:
+        if value not in allowed:
+            hint = did_you_mean(value, allowed)
+            yield f"{key} is {value!r}; one of {list(allowed)} is expected{hint}"
+    if not 0 <= config.objective.label_smoothing < 1:
+        yield (
+            f"objective.label_smoothing is {config.objective.label_smoothing}; it lies "
+            "in [0, 1)"
+        )
+    strange = [x for x in config.eval.severities if x not in SEVERITIES]
+    if strange or not config.eval.severities:
+        yield (
+            f"eval.severities is {config.eval.severities}; it holds some of "
+            f"{SEVERITIES}"
+        )
+
+
+def _only_for_images(config: ConfigDict) -> Iterator[str]:
+    """What has no meaning for text must be left as it is."""
+    plain = {
+        "data.augment": (config.data.augment, "none"),
+        "objective.loss": (config.objective.loss, "cross_entropy"),
+        "objective.label_smoothing": (config.objective.label_smoothing, 0.0),
+        "eval.corruptions": (tuple(config.eval.corruptions), ()),
+    }
+    for key, (value, default) in plain.items():
+        if value != default:
+            yield (
+                f"{key} is {value!r}, which is for objective.name = 'classification'; "
+                f"leave it at {default!r}"
+            )
