@@ -4,8 +4,8 @@ python train.py --config=configs/no_wrong_turns.py:adam,64
 python -m jopt probe runs/RUN --paths
 
 OPTIMIZER or OPTIMIZER,BATCH or OPTIMIZER,BATCH,MODEL: `sgd`, `momentum`, `adam`, `muon`
-or `signum` on a perceptron on 8 x 8 digits (`mlp`), or on the byte language model
-`micro`, `tiny` or `small`. Rates are at batch 64 (8 of the language model) and go with
+or `signum` on a perceptron or a convolutional network on 8 x 8 digits (`mlp`, `cnn`),
+or on the byte language model `micro`, `tiny` or `small`. Rates are at batch 64 (8 of the language model) and go with
 the root of the batch, as in the paper (arXiv 2306.11922); the number of examples is
 fixed. Seconds on one core, half a minute for `micro`.
 """
@@ -30,9 +30,12 @@ def get_config(arg=""):
     optimizer, batch, model = [*arg.split(","), "", "", ""][:3]
     optimizer, model = optimizer or "sgd", model or "mlp"
     check_choice("optimizer", optimizer, OPTIMIZERS)
-    check_choice("model", model, ("mlp", *LANGUAGE))
+    check_choice("model", model, ("mlp", "cnn", *LANGUAGE))
     language = model in LANGUAGE
-    config = presets.language_model(model) if language else presets.digits()
+    if language:
+        config = presets.language_model(model)
+    else:
+        config = presets.digits() if model == "mlp" else presets.images(model)
     examples = config.train.steps * config.train.batch_size
     base = config.train.batch_size
     config.train.batch_size = int(batch or base)

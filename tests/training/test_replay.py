@@ -42,6 +42,12 @@ CASES = [
     pytest.param("methods_digits.py:adamw", MLP, id="mlp"),
     pytest.param("adamw_lm.py:micro", LM, id="language_model"),
     pytest.param("muon_digits.py", MLP, id="mlp-muon", marks=pytest.mark.slow),
+    pytest.param(
+        "no_wrong_turns.py:muon,32,cnn",
+        {"eval.every_steps": 0},
+        id="cnn-muon",
+        marks=pytest.mark.slow,
+    ),
     pytest.param("signum_lm.py:micro", LM, id="lm-signum", marks=pytest.mark.slow),
     pytest.param(
         "adaptive_batch_lm.py:micro",
@@ -61,7 +67,7 @@ CASES = [
 
 @pytest.mark.parametrize(("reference", "changes"), CASES)
 def test_the_replay_distance_is_zero(reference, changes, text):
-    if "lm" in reference:
+    if "_lm" in reference:
         changes = {**changes, "data.path": str(text)}
     plan, replay = replay_of(reference, **changes)
     steps = 4 if plan.adaptive else plan.config.train.steps
