@@ -5,9 +5,10 @@ python -m jopt probe runs/RUN --paths
 
 OPTIMIZER or OPTIMIZER,BATCH or OPTIMIZER,BATCH,MODEL: `sgd`, `momentum`, `adam`, `muon`
 or `signum` on a perceptron or a convolutional network on 8 x 8 digits (`mlp`, `cnn`),
-or on the byte language model `micro`, `tiny` or `small`. Rates are at batch 64 (8 of the language model) and go with
-the root of the batch, as in the paper (arXiv 2306.11922); the number of examples is
-fixed. Seconds on one core, half a minute for `micro`.
+or on the byte language model `micro`, `tiny` or `small`. Rates are at the batch of the
+preset (64 on digits, 8 of text) and go with the root of the batch, as in the paper
+(arXiv 2306.11922); the number of examples is fixed. Seconds on one core, half a minute
+for `micro`.
 """
 
 from typing import Any

@@ -12,14 +12,13 @@ from jopt.optimizers._namo import muon2, namo
 from jopt.optimizers._normuon import adamuon, normuon
 from jopt.optimizers._polar_grad import polar_grad, spec_gd
 from jopt.optimizers._routed import spectral_and_fallback
+from jopt.optimizers._sa_sam import sa_sam
+from jopt.optimizers._sa_sam_step import SASAMState
 from jopt.optimizers._schedules import (
     is_learning_rate,
     read_table,
     schedule_from_config,
 )
-from jopt.optimizers._sa_sam import sa_sam
-from jopt.optimizers._sa_sam_step import SASAMState
-from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
 from jopt.optimizers._scion import scion
 from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, sign_sgd, signum
