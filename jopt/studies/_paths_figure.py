@@ -47,7 +47,7 @@ def draw(
             panel.axhline(0, color="0.8", zorder=0)
             panel.set_title(f"{model}, {optimizer}", fontsize=9)
         panels[row, 0].set_ylabel("gamma, median")
-        panels[row, -1].legend(fontsize=7)
+        panels[row, 0].legend(fontsize=7)
     for (_, optimizer, _), by_arm in shapes.items():
         panel = panels[-1, optimizers.index(optimizer)]
         for place, (arm, shape) in enumerate(by_arm.items()):
