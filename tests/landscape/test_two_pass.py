@@ -12,7 +12,6 @@ from jopt.errors import ConfigError, ReplayError
 from jopt.landscape.paths import (
     PathTrace,
     checkpoint_path,
-    measure_path,
     path_point,
     record_path,
     two_pass,
@@ -210,7 +209,13 @@ def test_a_drifting_replay_raises():
         attempt(0, lags=(5,), every=2)
 
 
-@pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    "jitted",
+    [
+        pytest.param(True, id="jit"),
+        pytest.param(False, id="eager", marks=pytest.mark.slow),
+    ],
+)
 def test_record_path_changes_no_bit(jitted, run, trace):
     end = run.params  # any reference
     chain = optax.chain(
@@ -360,13 +365,3 @@ def test_the_figure(trace, tmp_path):
 
     draw(trace, tmp_path / "paths.svg", title="toy")
     assert "random walk" in (tmp_path / "paths.svg").read_text()
-
-
-def test_measure_path_needs_the_whole_way():
-    run = Run()
-    start = run.init()[0]
-    with pytest.raises(ReplayError) as info:
-        measure_path(
-            run.train_fn, run.init, start, steps=2, params_of=lambda state: state[0]
-        )
-    assert info.value.distance > 0

@@ -86,6 +86,7 @@ def test_the_replay_distance_is_zero(reference, changes, text):
         assert int(state.cursor) > steps * plan.config.train.batch_size
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_step():
     """SGD without momentum: the applied update is the gradient times the rate."""
     changes = {
