@@ -45,44 +45,57 @@ def fresh_runs(
     Every arm spends the gradients of `trials` runs on tuning one factor on all learning
     rates of the config, over a grid around 1. `exported` spends `EXPORT` of them on the
     path of a run with a constant schedule, which its shape is read off: of the update,
-    smoothed, so for SGD it is eta of the path.
+    smoothed, so for SGD it is eta of the path. The shape is divided by its mean, since
+    the rates that are best one step at a time can be many times too high for a run; one
+    of its trials has them all the same.
 
     Returns: `eval_loss` of each final run, and of the tuning seed `rate`, the best
-    factor, `tuned_loss`, and for `exported` a `shape_0`, ... in tenths of the run.
+    factor, `tuned_loss`, whether it is at an end of the grid (`at_edge`), and the
+    schedule in tenths of the run, `shape_0`, ...; of `exported` also `own_scale`, the
+    mean that it was divided by, and `own_scale_loss`.
     """
     plan = replay.plan
     found: dict[tuple[str, int], Numbers] = {}
     for arm in ARMS:
         own = replay.reseeded(TUNING_SEED)
-        shape = _shape(arm, own)
+        shape, scale = _shape(arm, own)
         train = _trainer(plan, shape)
-        count = trials - EXPORT if arm == "exported" else trials
-        rates = STEP ** (np.arange(count) - (count - 1) // 2)
+        exported = arm == "exported"
+        count = trials - EXPORT - 1 if exported else trials
+        rates = [
+            *STEP ** (np.arange(count) - count // 2),
+            *([scale] if exported else []),
+        ]
         losses = [train(own, rate) for rate in rates]
         best = int(np.argmin(losses))
         found[arm, TUNING_SEED] = {
             "rate": float(rates[best]),
             "tuned_loss": losses[best],
-            "at_edge": float(best in (0, len(rates) - 1)),
+            "at_edge": float(rates[best] in (min(rates), max(rates))),
             "trials": len(rates),
             **_tenths(shape),
         }
+        if exported:
+            own_scale = {"own_scale": scale, "own_scale_loss": losses[-1]}
+            found[arm, TUNING_SEED] |= own_scale
         for seed in range(1, fresh_seeds + 1):
             loss = train(replay.reseeded(seed), rates[best])
             found[arm, seed] = {"eval_loss": loss}
     return found
 
 
-def _shape(arm: str, replay: Replay) -> Shape:
+def _shape(arm: str, replay: Replay) -> tuple[Shape, float]:
+    """A schedule, and what it was divided by."""
     if arm == "constant":
-        return Shape((0.0,), (1.0,))
+        return Shape((0.0,), (1.0,)), 1.0
     if arm == "cosine":
         fractions = np.linspace(0, 1, 101)
-        return Shape(tuple(fractions), tuple((1 + np.cos(np.pi * fractions)) / 2))
+        return Shape(tuple(fractions), tuple((1 + np.cos(np.pi * fractions)) / 2)), 1.0
     steps = replay.plan.config.train.steps
     trace = two_pass(replay.train_fn, replay.init, steps=steps, advance=replay.advance)
     at, values = trace.smoothed(SMOOTH, of="update_lr")
-    return Shape(tuple(at / steps), tuple(values))
+    scale = float(values.mean())
+    return Shape(tuple(at / steps), tuple(values / scale)), scale
 
 
 def _tenths(shape: Shape) -> Numbers:

@@ -55,7 +55,7 @@ _SHORT = (("data.seq_len", 64), ("eval.sample_tokens", 0))
 _TOY = (*_SHORT, ("model.num_layers", 1), ("model.embed_dim", 32))
 SIZES: dict[str, dict[str, Task]] = {
     "smoke": {
-        "mlp": Task((32, 256), 2560, 1, 4, 3, (("model.hidden_dim", 16),)),
+        "mlp": Task((32, 256), 2560, 1, 6, 3, (("model.hidden_dim", 16),)),
         "micro": Task((2,), 40, 1, overrides=(*_TOY, ("model.num_heads", 2))),
     },
     "default": {
