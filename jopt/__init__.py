@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jopt import criteria, linalg, optimizers, transforms
+    from jopt import criteria, landscape, linalg, optimizers, transforms
     from jopt.errors import (
         CheckpointError,
         ConfigError,
@@ -120,6 +120,7 @@ __all__ = [
     "hyperball",
     "l2_ascent",
     "label_params",
+    "landscape",
     "linalg",
     "linf_ascent",
     "lion",
@@ -172,7 +173,7 @@ __all__ = [
     "wsam",
 ]
 
-_SUBPACKAGES = ("criteria", "linalg", "optimizers", "transforms")
+_SUBPACKAGES = ("criteria", "landscape", "linalg", "optimizers", "transforms")
 # From the lowest layer up: a name is looked for where the least has to be loaded.
 _HOMES = (
     "jopt.errors",

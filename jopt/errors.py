@@ -33,6 +33,18 @@ class DamagedCheckpointError(CheckpointError):
     """A checkpoint is not what was saved."""
 
 
+class ReplayError(RuntimeError):
+    """A run done again does not end where it ended.
+
+    Attributes:
+        distance: between the two ends.
+    """
+
+    def __init__(self, message: str, distance: float) -> None:
+        super().__init__(message)
+        self.distance = distance
+
+
 class WorkdirInUseError(RuntimeError):
     """Another process runs in this folder."""
 

@@ -14,7 +14,11 @@ from jopt.optimizers._polar_grad import polar_grad, spec_gd
 from jopt.optimizers._routed import spectral_and_fallback
 from jopt.optimizers._sa_sam import sa_sam
 from jopt.optimizers._sa_sam_step import SASAMState
-from jopt.optimizers._schedules import is_learning_rate, schedule_from_config
+from jopt.optimizers._schedules import (
+    is_learning_rate,
+    read_table,
+    schedule_from_config,
+)
 from jopt.optimizers._scion import scion
 from jopt.optimizers._shampoo import shampoo
 from jopt.optimizers._sign import lion, sign_sgd, signum
@@ -52,6 +56,7 @@ __all__ = [
     "namo",
     "normuon",
     "polar_grad",
+    "read_table",
     "sa_sam",
     "schedule_from_config",
     "scion",

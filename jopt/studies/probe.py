@@ -1,6 +1,7 @@
 """`python -m jopt probe RUN`: what the criteria say of each layer, from checkpoints.
 
 With `--audit`, whether they are right: both geometries are tried on every weight.
+With `--paths`, whether the gradients of a finished run point away from its end.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from jopt.errors import CheckpointError, ConfigError, DataError, print_error
+from jopt.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ReplayError,
+    print_error,
+)
 from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
 
 CRITERIA = ("spec_sign", "nuclear_stable", "noise_scale")
@@ -24,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     except ConfigError as error:
         print_error(error)
         return EXIT_USAGE
-    except (CheckpointError, DataError, OSError) as error:
+    except (CheckpointError, DataError, ReplayError, OSError) as error:
         print_error(error)
         return EXIT_FAILURE
     return EXIT_DONE
@@ -35,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m jopt probe",
         description="What the criteria say of each layer of a run, computed from its "
         "checkpoints on training batches that come after them. Writes "
-        "RUN/probe/criteria.csv and .json, with --audit audit.csv and .json.",
+        "RUN/probe/criteria.csv and .json, with --audit audit.csv and .json, with "
+        "--paths paths.csv, .json and .svg, and schedule.csv.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
@@ -58,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         action="append",
         default=[],
-        help="checkpoint; all if absent",
+        help="checkpoint; all if absent, with --paths the newest",
     )
     parser.add_argument(
         "--token_grams",
@@ -83,6 +91,39 @@ def _parser() -> argparse.ArgumentParser:
         help="what chooses the size of a step in the audit: half of the later batches "
         "(the other half judges), or the batch that its direction is from",
     )
+    paths = parser.add_argument_group(
+        "paths", "the run is replayed from step 0 and looked at from its end"
+    )
+    paths.add_argument("--paths", action="store_true", help="RSI, EB and gamma")
+    paths.add_argument(
+        "--every", type=_positive, default=1, help="steps between points; 1"
+    )
+    paths.add_argument(
+        "--references",
+        choices=("replay", "checkpoints"),
+        default="replay",
+        help="points at steps of a replay, or at the run's checkpoints without one",
+    )
+    paths.add_argument(
+        "--fresh", action="store_true", help="also on a batch that no step has used"
+    )
+    paths.add_argument(
+        "--full_every",
+        type=_positive,
+        metavar="N",
+        help="also the gradient of a whole epoch, every N steps",
+    )
+    paths.add_argument(
+        "--lags",
+        action="store_true",
+        help="how long the off-path component lasts; keeps 50 gradients in memory",
+    )
+    paths.add_argument(
+        "--smooth",
+        type=float,
+        default=0.95,
+        help="decay a step of the average in the exported schedule; 0.95",
+    )
     return parser
 
 
@@ -105,6 +146,20 @@ def _probe(args: argparse.Namespace) -> str:
 
     with open_run(args.run) as run:
         # These import JAX, for which flags had to be set.
+        if args.paths:
+            from jopt.landscape.paths import LAGS
+            from jopt.studies._path_report import report as paths
+
+            return paths(
+                run,
+                steps=args.step,
+                every=args.every,
+                references=args.references,
+                fresh=args.fresh,
+                full_every=args.full_every or 0,
+                lags=LAGS if args.lags else (),
+                smooth=args.smooth,
+            )
         if args.audit:
             from jopt.studies._audit_report import audit
 

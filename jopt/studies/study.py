@@ -31,7 +31,7 @@ class Study(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """A question that a module answers without training.
+    """A question that a module answers in its own process, row by row.
 
     Attributes:
         question: what is asked.
@@ -79,6 +79,11 @@ STUDIES: dict[str, Study | Computed] = {
         "Does nuclear against stable rank find the better of a gradient and a spectral "
         "step on random features?",
         "jopt.studies.random_features",
+    ),
+    "no_wrong_turns": Computed(
+        "Do gradients point away from where training ends, and is the rate that this "
+        "gives a schedule?",
+        "jopt.studies.no_wrong_turns",
     ),
 }
 

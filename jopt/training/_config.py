@@ -127,12 +127,16 @@ def default_config() -> ConfigDict:
                 # last good checkpoint and past the data, so many times; then give up.
                 "guard": {"in_a_row": 3, "rollbacks": 3},
                 # `warmup` and `decay` up to 1 are fractions of the run, above it steps;
-                # `final` is a fraction of the peak.
+                # `final` is a fraction of the peak. A `table` has `factors` at
+                # `fractions` of the run; they are read from the CSV file `path`.
                 "schedule": {
                     "name": "warmup_stable_decay",
                     "warmup": 0.0,
                     "decay": 0.5,
                     "final": 0.0,
+                    "path": placeholder(str),
+                    "fractions": (),
+                    "factors": (),
                 },
             },
             "eval": {

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from jopt import models
 from jopt.errors import ConfigError
 from jopt.linalg import default_compute_dtype
-from jopt.optimizers import Optimizer, build
+from jopt.optimizers import Optimizer, build, read_table
 from jopt.parallel import (
     batch_sharding,
     make_mesh,
@@ -43,8 +43,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """A validated copy of a config in which nothing is left to this machine.
 
     `auto` becomes a type, for the model (`train.compute_dtype`) and in the rules that
-    have a `compute_dtype`; one of the mesh axes may have been -1. Asks JAX for its
-    devices.
+    have a `compute_dtype`; one of the mesh axes may have been -1; the file of
+    `train.schedule` becomes the table in it. Asks JAX for its devices.
     """
     validate(config)
     config = config.copy_and_resolve_references()
@@ -56,6 +56,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
             rule.compute_dtype = default_compute_dtype("float32").name
     if config.oracle.compute_dtype == "auto":
         config.oracle.compute_dtype = default_compute_dtype("float32").name
+    schedule = config.train.schedule
+    if schedule.name == "table" and schedule.path and not schedule.factors:
+        schedule.fractions, schedule.factors = read_table(schedule.path)
     mesh = make_mesh(**config.mesh)
     for axis, size in mesh.shape.items():
         config.mesh[axis] = size

@@ -26,6 +26,10 @@ class Source(Protocol):
     def domain_names(self) -> tuple[str, ...]:
         """Names of the numbers in a batch's `domain`."""
 
+    @property
+    def epoch_size(self) -> int:
+        """Examples of an epoch: those from a multiple of it on are each there once."""
+
     def batch(self, cursor: int, rows: int | None = None) -> Batch:
         """This process's rows of the training batch at the cursor.
 
@@ -64,6 +68,10 @@ class TextSource:
     @property
     def domain_names(self) -> tuple[str, ...]:
         return self.splits.train.domain_names
+
+    @property
+    def epoch_size(self) -> int:
+        return self.windows.windows_per_epoch
 
     def batch(self, cursor: int, rows: int | None = None) -> Batch:
         rows = rows or self.config.train.batch_size
@@ -104,6 +112,10 @@ class ExampleSource:
     @property
     def domain_names(self) -> tuple[str, ...]:
         return self.splits.train.domain_names
+
+    @property
+    def epoch_size(self) -> int:
+        return self.splits.train.size
 
     def batch(self, cursor: int, rows: int | None = None) -> Batch:
         rows = rows or self.config.train.batch_size

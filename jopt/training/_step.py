@@ -45,7 +45,7 @@ def make_step(
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        key = step_key(state)
         due = {}
         if "activation_grams" in optimizer.needs:
             due["grams_due"] = grams_due(state.opt_state)
@@ -92,6 +92,11 @@ def make_step(
         return new_state, metrics
 
     return step
+
+
+def step_key(state: TrainState) -> jax.Array:
+    """The key of a state's next step."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
 
 def _extra_args(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jopt.errors import ConfigError
-from jopt.optimizers import schedule_from_config
+from jopt.optimizers import read_table, schedule_from_config
 
 
 def factors(steps, count=None, **schedule):
@@ -46,11 +46,43 @@ def test_no_step_is_wasted_on_a_rate_of_zero(name):
     assert factors(10, name=name, warmup=0.3, decay=0.3).min() > 0
 
 
+def test_a_table_may_warm_up():
+    table = {"name": "table", "fractions": (0.25, 0.75), "factors": (1.0, 3.0)}
+    found = factors(8, warmup=2, **table)
+    np.testing.assert_allclose(found, [0.5, 1, 1, 1.5, 2, 2.5, 3, 3], rtol=1e-6)
+    assert factors(1, 1, **table | {"factors": (0.0, 0.5)}) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fraction,value\n0.5,1\n0.25,1\n", "must ascend within"),
+        ("fraction,value\n0.5,-1\n", "must be finite and not negative"),
+        ("fraction,value\n", "0 fractions and 0 factors"),
+        ("step,value\n1,2\n", "is no table of a schedule"),
+        ("fraction,value\n1,two\n", "is no table of a schedule"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(text, message, tmp_path):
+    path = tmp_path / "table.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_table(path)
+
+
 @pytest.mark.parametrize(
     ("train", "message"),
     [
         ({"steps": 5, "schedule": {"name": "cosin"}}, "did you mean 'cosine'"),
         ({"schedule": {"name": "cosine"}}, "needs train.steps"),
+        ({"schedule": {"name": "table"}}, "needs train.steps"),
+        ({"steps": 5, "schedule": {"name": "table"}}, "needs train.schedule.path"),
+        (
+            {"steps": 5, "schedule": {"name": "table", "factors": (1.0,)}},
+            "0 fractions and 1 factors",
+        ),
         ({"schedule": {"warmup": 0.1}}, "fraction of train.steps"),
         ({"steps": 5, "schedule": {"warmup": -1}}, "0 or more"),
         (
