@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jopt import criteria, linalg, optimizers, transforms
+    from jopt import criteria, landscape, linalg, optimizers, transforms
     from jopt.errors import (
         CheckpointError,
         ConfigError,
@@ -85,6 +85,7 @@ __all__ = [
     "dion2",
     "hyperball",
     "label_params",
+    "landscape",
     "linalg",
     "lion",
     "lion_muon",
@@ -124,7 +125,7 @@ __all__ = [
     "update_floor",
 ]
 
-_SUBPACKAGES = ("criteria", "linalg", "optimizers", "transforms")
+_SUBPACKAGES = ("criteria", "landscape", "linalg", "optimizers", "transforms")
 # From the lowest layer up: a name is looked for where the least has to be loaded.
 _HOMES = (
     "jopt.errors",

@@ -11,7 +11,10 @@ import pytest
 
 import jopt
 
-PUBLIC = (jopt, jopt.linalg, jopt.criteria, jopt.transforms, jopt.optimizers)
+PUBLIC = (
+    *(jopt, jopt.linalg, jopt.criteria, jopt.transforms, jopt.optimizers),
+    jopt.landscape.curvature,
+)
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(jopt.__path__, "jopt.")

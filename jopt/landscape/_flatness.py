@@ -75,7 +75,7 @@ def sharpness_worst(
     >>> def loss(w):
     ...     return (4 * w[0] ** 2 + w[1] ** 2) / 2
     >>> found = sharpness_worst(loss, jnp.zeros(2), rho=0.1)
-    >>> float(found.value.round(4))
+    >>> round(float(found.value), 4)
     0.02
     """
     check_not_empty(*args)
@@ -174,7 +174,7 @@ def m_sharpness(
     >>> found = m_sharpness(
     ...     loss, jnp.zeros(()), jnp.array([1.0, 3.0]), group_size=1, rho=0.1
     ... )
-    >>> float(found.mean.round(4))
+    >>> round(float(found.mean), 4)
     0.01
     """
     check_not_empty(batch)

@@ -115,7 +115,7 @@ def curvature_in_norm(
     >>> def loss(w):
     ...     return (2 * w[0] ** 2 + 2 * w[1] ** 2 - 2 * w[0] * w[1]) / 2
     >>> found = curvature_in_norm(loss, jnp.array([1.0, 0.5]), norm="sign")
-    >>> float(found.curvature.round(3)), float(found.dual_norm)
+    >>> round(float(found.curvature), 3), float(found.dual_norm)
     (6.0, 1.5)
     """
     lmo = steepest(norm, matrix_specs)

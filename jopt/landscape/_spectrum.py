@@ -260,7 +260,7 @@ def adam_preconditioner(
     bias.
 
     >>> p = adam_preconditioner({"w": jnp.array([0.001])}, 1)
-    >>> float(p["w"][0].round(4))
+    >>> round(float(p["w"][0]), 4)
     0.1
     """
     count = jnp.asarray(count, jnp.float32)
