@@ -1,6 +1,7 @@
 """`python -m jopt probe RUN`: what the criteria say of each layer, from checkpoints.
 
-With `--audit`, whether they are right: both geometries are tried on every weight.
+With `--audit`, whether they are right: both geometries are tried on every weight. With
+`--curvature_of_loss`, how the loss bends at each checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m jopt probe",
         description="What the criteria say of each layer of a run, computed from its "
         "checkpoints on training batches that come after them. Writes "
-        "RUN/probe/criteria.csv and .json, with --audit audit.csv and .json.",
+        "RUN/probe/criteria.csv and .json, with --audit audit.csv and .json, with "
+        "--curvature_of_loss curvature.csv and .json.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
@@ -83,6 +85,22 @@ def _parser() -> argparse.ArgumentParser:
         help="what chooses the size of a step in the audit: half of the later batches "
         "(the other half judges), or the batch that its direction is from",
     )
+    parser.add_argument(
+        "--curvature_of_loss",
+        action="store_true",
+        help="ends and trace of the Hessian and the stability ratio, as "
+        "monitor.curvature of the run says",
+    )
+    parser.add_argument(
+        "--num_examples",
+        type=_positive,
+        help="of --curvature_of_loss; those of the run's config",
+    )
+    parser.add_argument(
+        "--num_matvecs",
+        type=_positive,
+        help="of --curvature_of_loss; those of the run's config",
+    )
     return parser
 
 
@@ -115,6 +133,15 @@ def _probe(args: argparse.Namespace) -> str:
                 held_out=args.held_out,
                 line_search=args.line_search,
                 token_grams=args.token_grams,
+            )
+        if args.curvature_of_loss:
+            from jopt.studies._curvature_report import curvature_report
+
+            return curvature_report(
+                run,
+                steps=args.step,
+                num_examples=args.num_examples,
+                num_matvecs=args.num_matvecs,
             )
         from jopt.studies._criteria_report import report
 

@@ -15,7 +15,7 @@ from jopt.landscape.curvature import stability_ratio, stability_threshold
 ETA = 0.1
 
 
-def last_size(tx, curvature, steps=60, start=1.0):
+def last_size(tx, curvature, steps=120, start=1.0):
     """|w| after steps on curvature w^2 / 2, as a ratio to the start."""
 
     def step(carry, _):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from jopt.__main__ import main as jopt_main
 from jopt.errors import ConfigError
 from jopt.landscape.curvature import adam_preconditioner
 from jopt.training._curvature import CurvatureMonitor
@@ -117,7 +120,7 @@ def records(folder):
 
 
 def test_a_run_with_it_is_the_run_without_it(tmp_path, capsys):
-    """Bit for bit, also stopped and resumed; the ratio of what it leaves out is said."""
+    """Bit for bit, also resumed; what the ratio leaves out is said."""
     flags = (*DIGITS, "--config.checkpoint.every_steps=3")
     assert main([*flags, f"--workdir={tmp_path / 'off'}"]) == 0
     assert main([*flags, ON, f"--workdir={tmp_path / 'on'}"]) == 0
@@ -138,13 +141,34 @@ def test_a_run_with_it_is_the_run_without_it(tmp_path, capsys):
         assert record["curvature/stability_ratio"] > 0
     assert not any("curvature/lambda_max" in r for r in records(tmp_path / "off"))
 
+    # The last checkpoint is lost: what comes after step 3 is done again.
+    shutil.rmtree(tmp_path / "on/checkpoints/6")
+    (tmp_path / "on/status.json").unlink()
+    assert main([*flags, ON, f"--workdir={tmp_path / 'on'}"]) == 0
+    again = [r for r in records(tmp_path / "on") if "curvature/lambda_max" in r]
+    assert [r["step"] for r in again] == [2, 4, 6, 4, 6]
+    for before, after in zip(found[1:], again[3:], strict=True):
+        for name in ("lambda_max", "trace", "stability_ratio"):
+            assert before[f"curvature/{name}"] == after[f"curvature/{name}"]
+
+    # The same offline, from the checkpoints.
+    assert jopt_main(["probe", str(tmp_path / "on"), "--curvature_of_loss"]) == 0
+    said = capsys.readouterr().out
+    assert "stability_ratio without matrix" in said
+    with (tmp_path / "on/probe/curvature.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["3", "6"]
+    for name in ("lambda_max", "trace", "stability_ratio"):
+        expected = pytest.approx(again[-1][f"curvature/{name}"], rel=1e-5)
+        assert float(rows[-1][name]) == expected
+
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (
             ("--config.monitor.curvature.what=('lambda_mx',)",),
-            "did you mean 'lambda_max'",
+            "mean 'lambda_max'",
         ),
         (("--config.monitor.curvature.what=()",), "curvature.what is empty"),
         (("--config.monitor.curvature.num_probes=0",), "at least 1"),
