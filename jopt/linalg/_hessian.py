@@ -136,8 +136,9 @@ def batch_mean(
         def add(sums: PyTree, item: tuple[Any, jax.Array]) -> tuple[PyTree, None]:
             batch, weight = item
             share = weight / total
+            skipped = (weight == 0) & (total > 0)  # without any example it is NaN
             return jax.tree.map(
-                lambda s, x: s + jnp.where(weight == 0, 0, share * x).astype(s.dtype),
+                lambda s, x: s + jnp.where(skipped, 0, share * x).astype(s.dtype),
                 sums,
                 product(batch, v),
             ), None

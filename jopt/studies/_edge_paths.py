@@ -67,7 +67,10 @@ class Point(NamedTuple):
 
 
 def make_problem(seed: int, examples: int, width: int) -> Problem:
-    """The first training digits; weights with variance 1 / fan-in."""
+    """The first training digits; weights with variance 1 / (4 fan-in).
+
+    So small that every path begins below its threshold.
+    """
     rows = data.load_digits().train
     inputs = np.asarray(rows.inputs[:examples], np.float32)
     inputs = np.concatenate([inputs, np.ones((examples, 1), np.float32)], axis=1)
@@ -75,7 +78,7 @@ def make_problem(seed: int, examples: int, width: int) -> Problem:
     rng = np.random.default_rng(seed)
     widths = (inputs.shape[1], width, width, 10)
     params = {
-        str(layer): jnp.asarray(rng.standard_normal((m, n)) / np.sqrt(m), jnp.float32)
+        str(layer): jnp.asarray(rng.standard_normal((m, n)) / np.sqrt(4 * m), jnp.float32)
         for layer, (m, n) in enumerate(itertools.pairwise(widths))
     }
     return Problem(jnp.asarray(inputs), jnp.asarray(targets), params)

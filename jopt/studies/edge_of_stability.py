@@ -20,13 +20,13 @@ from jopt.studies._edge_paths import make_problem, run_path
 from jopt.studies._edge_table import summarize
 from jopt.studies._experiment import Experiment, Row
 
-# Two learning rates of each optimizer: the ratio passes 0.9 with both.
+# Two learning rates of each optimizer.
 RATES = {
     "gd": (0.1, 0.2),
-    "heavy_ball": (0.1, 0.15),
+    "heavy_ball": (0.15, 0.2),
     "adam": (0.001, 0.002),
     "sam": (0.05, 0.1),
-    "sign": (0.0005, 0.001),
+    "sign": (0.00025, 0.0005),
     "muon": (0.01, 0.02),
 }
 
@@ -52,7 +52,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "smoke": Size(1, 4, 5, 40, 8, rates=1),
-    "default": Size(3, 40, 50, 200, 32),
+    "default": Size(3, 160, 25, 200, 32),
     "full": Size(5, 200, 50, 1000, 64),
 }
 

@@ -66,9 +66,10 @@ def _edge(rule: Any, oracle: Any) -> tuple[str, dict[str, float]] | str:
     if scheduled:
         return f"{scheduled[0]} of {rule.name} is a schedule"
     if oracle.name == "sam":
-        if rule.name in _LINEAR and not momentum:
+        plain = rule.name in _LINEAR and not momentum
+        if plain and oracle.get("norm", "l2") == "l2":
             return "sam", {"rho": oracle.rho}
-        return f"{rule.name} with oracle.name = 'sam': known for plain sgd only"
+        return "with oracle.name = 'sam' it is known for plain sgd and the l2 ball only"
     if oracle.name != "value_and_grad":
         return f"none is known with oracle.name = {oracle.name!r}"
     if rule.name in _LINEAR:

@@ -10,11 +10,13 @@ import jax
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from ml_collections import ConfigDict
 
 from jopt.__main__ import main as jopt_main
 from jopt.errors import ConfigError
 from jopt.landscape.curvature import adam_preconditioner
 from jopt.training._curvature import CurvatureMonitor
+from jopt.training._edge import edges, thresholds
 from jopt.training._flags import parse
 from jopt.training._plan import make_plan, resolve
 from jopt.training.main import main
@@ -196,3 +198,38 @@ def test_examples_that_do_not_divide_and_rules_without_a_threshold():
     plan = make_plan(resolve(config))
     with pytest.raises(ConfigError, match="no rule has a known threshold: rest: none"):
         CurvatureMonitor(plan, None)
+
+
+@pytest.mark.parametrize(
+    ("rule", "oracle", "kind"),
+    [
+        ({"name": "sgd"}, {}, "gd"),
+        ({"name": "sgd", "momentum": 0.9}, {}, "heavy_ball"),
+        ({"name": "sgd", "momentum": 0.9, "nesterov": True}, {}, "nesterov"),
+        ({"name": "adamw", "b1": 0.8}, {}, "adam"),
+        ({"name": "sgd"}, {"name": "sam", "rho": 0.05}, "sam"),
+        ({"name": "sgd", "momentum": 0.9}, {"name": "sam", "rho": 0.05}, None),
+        ({"name": "sgd"}, {"name": "sam", "rho": 0.05, "norm": "linf"}, None),
+        ({"name": "sgd"}, {"name": "gsam", "rho": 0.05}, None),
+        ({"name": "muon", "beta": 0.9}, {}, None),
+        ({"name": "adamw", "b1": {"init_value": 0.8}}, {}, None),
+    ],
+)
+def test_the_threshold_of_a_rule(rule, oracle, kind):
+    optim = {"order": ("all",), "rules": {"all": rule}}
+    given = {"name": "value_and_grad", **oracle}
+    config = ConfigDict({"optim": optim, "oracle": given})
+    known, unknown = edges(config, ())
+    if kind is None:
+        assert not known and unknown["all"]
+        return
+    assert known["all"].kind == kind and not unknown
+    limit = float(thresholds(known, {"all": 0.1}, 0.3)["all"])
+    expected = {
+        "gd": 20,
+        "heavy_ball": 38,
+        "nesterov": 38 / 2.8,
+        "adam": 3.6 / 0.2 / 0.1,
+        "sam": 0.3 / 0.1 * (np.sqrt(1 + 8 * 0.05 / 0.03) - 1),
+    }
+    assert limit == pytest.approx(expected[kind], rel=1e-5)
