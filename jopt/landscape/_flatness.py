@@ -142,7 +142,8 @@ def sharpness_average(
 
     def pair(key: jax.Array) -> jax.Array:
         e = normal_like(key, at)
-        both = [loss(_moved(at, scale, scaled(e, s)), *args) for s in (sigma, -sigma)]
+        size = jnp.asarray(sigma)
+        both = [loss(_moved(at, scale, scaled(e, s)), *args) for s in (size, -size)]
         return (both[0] - base) / 2 + (both[1] - base) / 2
 
     return mean_of(pair, num_probes, key)

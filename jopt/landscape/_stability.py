@@ -143,4 +143,6 @@ def stability_ratio(
     >>> float(stability_ratio(10.0, "gd", 0.2))
     1.0
     """
-    return curvature / stability_threshold(optimizer, learning_rate, **arguments)
+    return jnp.asarray(curvature) / stability_threshold(
+        optimizer, learning_rate, **arguments
+    )

@@ -100,7 +100,7 @@ def lanczos(
     dtype = real_dtype(first)
     rounding = 4 * float(jnp.finfo(dtype).eps)
 
-    def step(carry: tuple, number: jax.Array) -> tuple:
+    def step(carry: tuple, number: jax.Array) -> tuple[tuple, tuple]:
         basis, alive, size = carry
         q = row(basis, number)
         image = jax.lax.cond(
@@ -125,9 +125,8 @@ def lanczos(
 
     basis = with_row(no_rows(first, steps), 0, first)
     carry = basis, length != 0, jnp.zeros((), dtype)
-    (basis, _, _), (diagonal, off_diagonal, alive_K) = jax.lax.scan(
-        step, carry, jnp.arange(steps)
-    )
+    (basis, _, _), lines = jax.lax.scan(step, carry, jnp.arange(steps))
+    diagonal, off_diagonal, alive_K = lines
     return Tridiagonal(diagonal, off_diagonal, basis, jnp.sum(alive_K, dtype=jnp.int32))
 
 

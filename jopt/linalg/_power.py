@@ -102,14 +102,14 @@ class _Power(NamedTuple):
     """Where a power iteration is.
 
     Attributes:
-        count: products so far.
+        products: so far.
         vector: of unit length.
         value: its Rayleigh quotient, of A.
         residual: |A v - value v|.
         size: |A v|.
     """
 
-    count: jax.Array
+    products: jax.Array
     vector: PyTree
     value: jax.Array
     residual: jax.Array
@@ -136,14 +136,14 @@ def _iterate(
         now, _ = carry
         allowed = rtol * jnp.maximum(jnp.abs(now.value - shift), scale)
         apart = now.residual > allowed  # false for NaN
-        return (now.count < num_iters) & apart
+        return (now.products < num_iters) & apart
 
     def step(carry: tuple[_Power, PyTree]) -> tuple[_Power, PyTree]:
         now, image = carry
         v, length = unit(added(image, now.vector, -jnp.asarray(shift)))
         # A v = shift v: v is an eigenvector, and its own direction stays.
         v = jax.tree.map(lambda a, b: jnp.where(length == 0, b, a), v, now.vector)
-        return measured(now.count + 1, v)
+        return measured(now.products + 1, v)
 
     first = measured(jnp.ones((), jnp.int32), start)
     return jax.lax.while_loop(going, step, first)[0]

@@ -134,7 +134,7 @@ def xtrace(
     dtype = real_dtype(signs_like(keys_M[0], like))
     rounding = 100 * float(jnp.finfo(dtype).eps)
 
-    def extend(carry: tuple, item: tuple) -> tuple:
+    def extend(carry: tuple, item: tuple) -> tuple[tuple, tuple]:
         basis, size = carry
         number, key = item
         w = signs_like(key, like)
@@ -149,9 +149,8 @@ def xtrace(
         return carry, (column_M, tree_inner(w, image))
 
     start = no_rows(signs_like(keys_M[0], like), count), jnp.zeros((), dtype)
-    (basis, _), (columns, forms_M) = jax.lax.scan(
-        extend, start, (jnp.arange(count), keys_M)
-    )
+    items = jnp.arange(count), keys_M
+    (basis, _), (columns, forms_M) = jax.lax.scan(extend, start, items)
     r_MM = columns.T  # A w_i = Q r_i
     h_MM = jax.lax.map(
         lambda number: along_rows(basis, matvec(row(basis, number))),

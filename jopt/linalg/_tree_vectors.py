@@ -233,6 +233,5 @@ def _random(draw: Callable[..., jax.Array], key: jax.Array, like: PyTree) -> PyT
         parts = draw(key, (2, *leaf.shape), jnp.finfo(leaf.dtype).dtype)
         return jax.lax.complex(parts[0], parts[1])
 
-    return structure.unflatten(
-        [one(k, leaf) for k, leaf in zip(keys, leaves, strict=False)]
-    )
+    drawn = [one(k, leaf) for k, leaf in zip(keys, leaves, strict=False)]
+    return jax.tree.unflatten(structure, drawn)

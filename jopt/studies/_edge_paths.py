@@ -16,6 +16,7 @@ import optax
 
 import jopt
 from jopt import data
+from jopt.landscape._own_norm import NormName
 from jopt.landscape.curvature import (
     adam_preconditioner,
     curvature_in_norm,
@@ -32,7 +33,7 @@ BETA = 0.9  # of the two with momentum
 B2 = 0.99  # of Adam
 RHO = 0.05  # of SAM
 VIEWS = {name: MatrixSpec((0,), (1,)) for name in ("0", "1", "2")}
-NORMS = {"sign": "sign", "muon": "spectral"}
+NORMS: dict[str, NormName] = {"sign": "sign", "muon": "spectral"}
 
 Params = dict[str, jax.Array]
 
@@ -77,10 +78,10 @@ def make_problem(seed: int, examples: int, width: int) -> Problem:
     targets = np.eye(10, dtype=np.float32)[np.asarray(rows.targets[:examples])]
     rng = np.random.default_rng(seed)
     widths = (inputs.shape[1], width, width, 10)
-    params = {
-        str(layer): jnp.asarray(rng.standard_normal((m, n)) / np.sqrt(4 * m), jnp.float32)
-        for layer, (m, n) in enumerate(itertools.pairwise(widths))
-    }
+    params = {}
+    for layer, (m, n) in enumerate(itertools.pairwise(widths)):
+        weights = rng.standard_normal((m, n)) / np.sqrt(4 * m)
+        params[str(layer)] = jnp.asarray(weights, jnp.float32)
     return Problem(jnp.asarray(inputs), jnp.asarray(targets), params)
 
 

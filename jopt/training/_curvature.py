@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jopt.errors import ConfigError
-from jopt.landscape._spectrum import between
+from jopt.landscape._spectrum import HowToMultiply, between
 from jopt.linalg import hessian_operator, hutchinson_trace, lanczos
 from jopt.linalg._hessian import gradient
 from jopt.linalg._lanczos import eigsh, ritz_pairs
@@ -127,7 +127,7 @@ class CurvatureMonitor:
             rates: Mapping[str, jax.Array],
         ) -> Metrics:
             batches = {n: split_rows(x, count, n) for n, x in batch.items()}
-            how = {
+            how: HowToMultiply = {
                 "batches": batches,
                 "weights": batches["mask"].reshape(count, -1).sum(axis=1),
             }

@@ -123,6 +123,7 @@ def test_the_worst_case_is_never_above_the_ball_s():
     assert top.value == 0 and not top.perturbation.any()
 
 
+@pytest.mark.slow
 def test_adaptive_sharpness_ignores_a_rescaling(network):
     """One layer times 8 and the next divided by 8, on a network linear in between."""
     params, (x, y), _ = network
@@ -146,6 +147,7 @@ def test_adaptive_sharpness_ignores_a_rescaling(network):
     assert not np.isclose(first[2], second[2], rtol=0.5)
 
 
+@pytest.mark.slow
 def test_smaller_groups_are_sharper(network):
     params, batch, _ = network
     found = {
@@ -208,7 +210,14 @@ def test_adam_s_preconditioned_curvature(network):
     assert found == pytest.approx(value, rel=1e-4)
 
 
-@pytest.mark.parametrize("norm", ["l2", "sign", "spectral"])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        pytest.param("l2", marks=pytest.mark.slow),
+        "sign",
+        pytest.param("spectral", marks=pytest.mark.slow),
+    ],
+)
 def test_curvature_in_a_norm(network, norm):
     """Never above what the norm allows, and above random directions of the ball."""
     params, batch, dense = network
@@ -243,6 +252,7 @@ def test_curvature_in_a_norm(network, norm):
     assert found.along_gradient <= found.curvature * (1 + 1e-5)
 
 
+@pytest.mark.slow
 def test_nan_parameters_give_nan_and_no_endless_loop(network):
     params, batch, _ = network
     broken = {**params, "down": params["down"].at[0].set(jnp.nan)}
@@ -292,6 +302,7 @@ def test_an_empty_batch_is_an_error(network, name):
         getattr(curvature, name)(perceptron, params, nothing, **options)
 
 
+@pytest.mark.slow
 def test_half_precision_parameters(network):
     params, batch, _ = network
     half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.devices
 def test_sharded_is_unsharded_and_only_inner_products_travel(on_devices):
     """Measured: 2e-6 and 1e-6; the order of sums differs."""

@@ -91,6 +91,7 @@ def test_numbers_of_adam_against_the_dense_hessian():
     assert found["curvature/stability_ratio"] == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_rules_with_different_thresholds():
     """Heavy ball on one leaf, plain steps on the others: D H D of the module."""
     config = config_of(ON)
