@@ -60,7 +60,8 @@ class CurvatureMonitor:
         self._config = plan.config.monitor.curvature if config is None else config
         self._rates = LearningRates(plan.config)
         self._compiled: Callable[..., Metrics] | None = None
-        self.compile_secs = 0.0
+        self._compile_secs = 0.0
+        self._fired = 0
         self.rows, self._count = _rows(plan, self._config)
         self._known, self.unknown = edges(plan.config, plan.optimizer.table)
         wanted = "stability_ratio" in self._config.what
@@ -88,29 +89,36 @@ class CurvatureMonitor:
         if self._compiled is None:
             start = time.monotonic()
             self._compiled = jax.jit(self.program()).lower(*given).compile()
-            self.compile_secs = time.monotonic() - start
+            self._compile_secs = time.monotonic() - start
         start = time.monotonic()
         found = jax.device_get(self._compiled(*given))
+        self._fired += 1
         numbers = {f"curvature/{name}": float(x) for name, x in found.items()}
         return {**numbers, "curvature/secs": time.monotonic() - start}
 
-    def cost(self, metrics: Mapping[str, float], steps_per_sec: float) -> str:
-        """What a firing costs, and what the ratio leaves out, in words."""
+    def remarks(self, metrics: Mapping[str, float], steps_per_sec: float) -> list[str]:
+        """What is to be said after a firing; most have nothing.
+
+        After the first, what the ratio leaves out; after the second, which has neither
+        compiled nor begun anything, what a firing costs.
+        """
         secs, own = metrics["curvature/secs"], self._config
-        said = (
-            f"curvature of {self.rows} examples: {secs:.2f} s, after "
-            f"{self.compile_secs:.1f} s of compilation"
-        )
-        if steps_per_sec > 0 and own.every_steps:
-            share = secs / (secs + own.every_steps / steps_per_sec)
-            least = recommended_steps(secs, 1 / steps_per_sec)
-            said += (
-                f"; {100 * share:.1f} % of the time at every {own.every_steps} steps, "
-                f"5 % from every {least} on"
-            )
-        if "stability_ratio" in own.what and self.unknown:
-            said += f"; stability_ratio without {self.why_unknown}"
-        return said
+        if self._fired == 1:
+            said = [
+                f"curvature of {self.rows} examples, compiled in "
+                f"{self._compile_secs:.1f} s"
+            ]
+            if "stability_ratio" in own.what and self.unknown:
+                said.append(f"stability_ratio without {self.why_unknown}")
+            return said
+        if self._fired != 2 or steps_per_sec <= 0:
+            return []
+        share = secs / (secs + own.every_steps / steps_per_sec)
+        least = recommended_steps(secs, 1 / steps_per_sec)
+        return [
+            f"curvature takes {100 * share:.1f} % of the time at every "
+            f"{own.every_steps} steps; 5 % from every {least} on"
+        ]
 
     def program(self) -> Callable[..., Metrics]:
         """`(params, model_state, opt_state, batch, rates) -> metrics`, to be jitted."""

@@ -262,15 +262,14 @@ class Loop:
         if self._curvature is None:
             return
         self._flush()
-        first = not self._curvature.compile_secs
         with self._clock.pause():
             found = self._curvature.measure(state)
         self._watchdog.beat()
         self._log.write({"step": step, "tokens": self._tokens(), **found})
         self._console.say(f"step {step}: {describe(found)}")
-        if first:
-            rate = self._clock.rate() / self._plan.items(self._sizes.rows)
-            self._console.say(self._curvature.cost(found, rate))
+        rate = self._clock.rate() / self._plan.items(self._sizes.rows)
+        for remark in self._curvature.remarks(found, rate):
+            self._console.say(remark)
 
 
 class _Pending(NamedTuple):
