@@ -12,11 +12,8 @@ import pytest
 import jopt
 
 PUBLIC = (
-    jopt,
-    jopt.linalg,
-    jopt.criteria,
-    jopt.transforms,
-    jopt.optimizers,
+    *(jopt, jopt.linalg, jopt.criteria, jopt.transforms, jopt.optimizers),
+    jopt.landscape.curvature,
     jopt.landscape.paths,
 )
 MODULES = [

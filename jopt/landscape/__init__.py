@@ -1,5 +1,5 @@
-"""What the loss looks like where training goes: paths."""
+"""The landscape of a loss: how it bends, and what it looks like where training goes."""
 
-from jopt.landscape import paths
+from jopt.landscape import curvature, paths
 
-__all__ = ["paths"]
+__all__ = ["curvature", "paths"]

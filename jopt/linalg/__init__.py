@@ -1,4 +1,4 @@
-"""Matrix functions: polar factors, the iterations for them, norms and geometries."""
+"""Matrix functions: polar factors, norms, geometries; Krylov methods on pytrees."""
 
 from jopt.linalg._coefficients import (
     PRESETS,
@@ -7,6 +7,7 @@ from jopt.linalg._coefficients import (
     polynomial_value,
     resolve_coefficients,
 )
+from jopt.linalg._density import Density, quadrature, spectral_density
 from jopt.linalg._exact import eigh_polar, qdwh_polar, svd_polar
 from jopt.linalg._finite import widened
 from jopt.linalg._geometry import (
@@ -16,6 +17,8 @@ from jopt.linalg._geometry import (
     steepest_direction,
 )
 from jopt.linalg._gram import gram_newton_schulz
+from jopt.linalg._hessian import batch_mean, ggn_vp, hessian_operator, hvp
+from jopt.linalg._lanczos import EigResult, Tridiagonal, eigsh, lanczos
 from jopt.linalg._lowrank import LowRankFactors, lowrank, lowrank_factors
 from jopt.linalg._newton_schulz import newton_schulz
 from jopt.linalg._normalization import normalize, unit_scale
@@ -41,29 +44,57 @@ from jopt.linalg._policy import (
     default_compute_dtype,
     default_method,
 )
+from jopt.linalg._power import (
+    BallResult,
+    largest_form_in_ball,
+    power_iteration,
+    power_largest,
+)
+from jopt.linalg._probes import (
+    Estimate,
+    frobenius_squared,
+    hutchinson_diagonal,
+    hutchinson_trace,
+    xtrace,
+)
 from jopt.linalg._restarts import choose_restarts
 from jopt.linalg._roots import inverse_root
 
 __all__ = [
     "GEOMETRIES",
     "PRESETS",
+    "BallResult",
     "Coefficients",
+    "Density",
+    "EigResult",
     "Engine",
+    "Estimate",
     "Geometry",
     "LowRankFactors",
     "MethodName",
     "Normalization",
     "Schedule",
+    "Tridiagonal",
+    "batch_mean",
     "bfloat16_result",
     "choose_restarts",
     "default_compute_dtype",
     "default_method",
     "eigh_polar",
+    "eigsh",
     "frobenius_norm",
+    "frobenius_squared",
     "geometry",
+    "ggn_vp",
     "gram_newton_schulz",
+    "hessian_operator",
+    "hutchinson_diagonal",
+    "hutchinson_trace",
+    "hvp",
     "inverse_root",
     "is_auto",
+    "lanczos",
+    "largest_form_in_ball",
     "lowrank",
     "lowrank_factors",
     "newton_schulz",
@@ -74,8 +105,12 @@ __all__ = [
     "orthogonalize",
     "polar_express_coefficients",
     "polynomial_value",
+    "power_iteration",
+    "power_largest",
     "qdwh_polar",
+    "quadrature",
     "resolve_coefficients",
+    "spectral_density",
     "stable_rank",
     "stable_rank_from_gram",
     "steepest_direction",
@@ -83,4 +118,5 @@ __all__ = [
     "travelling_dtype",
     "unit_scale",
     "widened",
+    "xtrace",
 ]

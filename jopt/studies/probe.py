@@ -1,7 +1,8 @@
 """`python -m jopt probe RUN`: what the criteria say of each layer, from checkpoints.
 
-With `--audit`, whether they are right: both geometries are tried on every weight.
-With `--paths`, whether the gradients of a finished run point away from its end.
+With `--audit`, whether they are right: both geometries are tried on every weight. With
+`--paths`, whether the gradients of a finished run point away from its end. With
+`--curvature_of_loss`, how the loss bends at each checkpoint.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
         description="What the criteria say of each layer of a run, computed from its "
         "checkpoints on training batches that come after them. Writes "
         "RUN/probe/criteria.csv and .json, with --audit audit.csv and .json, with "
-        "--paths paths.csv, .json and .svg, and schedule.csv.",
+        "--paths paths.csv, .json and .svg, and schedule.csv, with "
+        "--curvature_of_loss curvature.csv and .json.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
@@ -124,6 +126,24 @@ def _parser() -> argparse.ArgumentParser:
         default=0.95,
         help="decay a step of the average in the exported schedule; 0.95",
     )
+    curvature = parser.add_argument_group(
+        "curvature", "the loss at each checkpoint, as monitor.curvature of the run says"
+    )
+    curvature.add_argument(
+        "--curvature_of_loss",
+        action="store_true",
+        help="ends and trace of the Hessian and the stability ratio",
+    )
+    curvature.add_argument(
+        "--num_examples",
+        type=_positive,
+        help="those of the run's config",
+    )
+    curvature.add_argument(
+        "--num_matvecs",
+        type=_positive,
+        help="those of the run's config",
+    )
     return parser
 
 
@@ -170,6 +190,15 @@ def _probe(args: argparse.Namespace) -> str:
                 held_out=args.held_out,
                 line_search=args.line_search,
                 token_grams=args.token_grams,
+            )
+        if args.curvature_of_loss:
+            from jopt.studies._curvature_report import curvature_report
+
+            return curvature_report(
+                run,
+                steps=args.step,
+                num_examples=args.num_examples,
+                num_matvecs=args.num_matvecs,
             )
         from jopt.studies._criteria_report import report
 

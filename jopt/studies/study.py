@@ -75,6 +75,10 @@ STUDIES: dict[str, Study | Computed] = {
         "Which rule finds the better step, sign or spectral, on synthetic layers?",
         "jopt.studies.spec_sign_synthetic",
     ),
+    "edge_of_stability": Computed(
+        "Which optimizers train at the edge of stability, each in its own norm?",
+        "jopt.studies.edge_of_stability",
+    ),
     "random_features": Computed(
         "Does nuclear against stable rank find the better of a gradient and a spectral "
         "step on random features?",

@@ -17,6 +17,9 @@ from jopt.training import _batch_sizes, _image_keys, _sharpness
 # check the values of `optim.order` and `train.schedule` as well.
 _OPEN = ("model", "optim.rules", "optim.whole_tree.optimizer")
 
+# What `monitor.curvature.what` can have.
+CURVATURES = ("lambda_max", "lambda_min", "trace", "stability_ratio")
+
 # What data an objective can train on.
 _DATASETS = {"language_model": ("plays",), "classification": _image_keys.DATASETS}
 
@@ -155,7 +158,19 @@ def default_config() -> ConfigDict:
             # `keep`: of the newest; `keep_every_steps`: multiples that stay for good.
             "checkpoint": {"every_steps": 0, "keep": 3, "keep_every_steps": 0},
             # Norms and stable rank of every layer, in the step's program; 0: off.
-            "monitor": {"every_steps": 50},
+            "monitor": {
+                "every_steps": 50,
+                # Of the loss, between two steps, in a program of its own; 0: off.
+                "curvature": {
+                    "every_steps": 0,
+                    "num_matvecs": 20,  # of the ends of the spectrum
+                    "num_probes": 8,  # of the trace
+                    # The first so many of the training order; none: train.batch_size.
+                    "num_examples": placeholder(int),
+                    # Of lambda_max, lambda_min, trace, stability_ratio.
+                    "what": ("lambda_max", "trace", "stability_ratio"),
+                },
+            },
             # `tracker`: 'package.module:function' that is given the run's folder and
             # returns a function of a record. Both get what metrics.jsonl gets.
             "report": {
@@ -237,6 +252,7 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
     yield from _batch_sizes.faults(config)
     yield from _sharpness.faults(config)
     yield from _image_keys.faults(config)
+    yield from curvature_faults(config)
     stride = config.eval.stride
     if stride is not None and not 1 <= stride <= config.data.seq_len:
         yield (
@@ -250,6 +266,28 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
         yield (
             f"data.path is {config.data.path!r}, but only objective.name = "
             "'language_model' reads text"
+        )
+
+
+def curvature_faults(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with `monitor.curvature`, where it is on."""
+    own = config.monitor.curvature
+    if not own.every_steps:
+        return
+    for name in own.what:
+        if name not in CURVATURES:
+            hint = did_you_mean(name, CURVATURES)
+            yield (
+                f"monitor.curvature.what has {name!r}; some of {list(CURVATURES)} are "
+                f"expected{hint}"
+            )
+    if not own.what:
+        yield f"monitor.curvature.what is empty; some of {list(CURVATURES)}"
+    adaptive = config.train.adaptive_batch.enabled
+    if "stability_ratio" in own.what and adaptive:
+        yield (
+            "monitor.curvature.what has 'stability_ratio', which is about a fixed "
+            "batch; leave it out, or train.adaptive_batch.enabled"
         )
 
 
@@ -271,6 +309,9 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
         "checkpoint.keep": 1,
         "checkpoint.keep_every_steps": 0,
         "monitor.every_steps": 0,
+        "monitor.curvature.every_steps": 0,
+        "monitor.curvature.num_matvecs": 1,
+        "monitor.curvature.num_probes": 1,
     }
     values = dict(flatten(config))
     for key, least in smallest.items():

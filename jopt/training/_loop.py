@@ -15,6 +15,7 @@ from jopt.reporting import Console, MetricsLog
 from jopt.training._batch_sizes import BatchSizes
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._clock import Clock
+from jopt.training._curvature import CurvatureMonitor, describe
 from jopt.training._evaluation import totals
 from jopt.training._fallback import report_damage
 from jopt.training._guard import SKIPPED, SKIPPED_IN_A_ROW, DivergedError, Guard
@@ -34,10 +35,10 @@ End = Literal["complete", "stopped", "tripped"]
 class Loop:
     """Trains a plan from a state until its last step or a stop signal.
 
-    One round: evaluate if due, save if due, take the batch at the cursor, step, hand
-    over the metrics of the *last* step, check for a stop signal. The cursor moves
-    only with the step, so a checkpoint always names the next unseen example; metrics
-    are read one step late, so the device never waits for the host.
+    One round: evaluate if due (and measure curvature), save if due, take the batch at
+    the cursor, step, hand over the metrics of the *last* step, check for a stop signal.
+    The cursor moves only with the step, so a checkpoint always names the next unseen
+    example; metrics are read one step late, so the device never waits for the host.
     """
 
     def __init__(
@@ -73,6 +74,9 @@ class Loop:
         self._pending: _Pending | None = None
         self._rates = LearningRates(plan.config)
         self._clock = Clock()
+        self._curvature: CurvatureMonitor | None = None
+        if self._config.monitor.curvature.every_steps:
+            self._curvature = CurvatureMonitor(plan, source)
         # Queued collectives on few cores deadlock (CPU devices share the cores).
         self._wait = plan.mesh.size > 1 and jax.default_backend() == "cpu"
 
@@ -93,6 +97,8 @@ class Loop:
         while not sizes.over:
             if _due(step, config.eval.every_steps) and step > first:
                 self._evaluate(step, state)
+            if _due(step, config.monitor.curvature.every_steps) and step > first:
+                self._measure_curvature(step, state)
             if _due(step, config.checkpoint.every_steps) and step > first:
                 self._save(step, state)
             if self._guard.tripped:
@@ -114,6 +120,8 @@ class Loop:
         self._flush()
         if self._guard.tripped:
             return state, "tripped"
+        if step > first:
+            self._measure_curvature(step, state)
         if self._checkpoints.latest() != step:
             self._save(step, state)
         return state, "complete"
@@ -260,6 +268,20 @@ class Loop:
         self._console.say(
             f"step {step}: {task.describe(result)} on {task.amount(result)}"
         )
+
+    def _measure_curvature(self, step: int, state: TrainState) -> None:
+        """Only reads the state; the last one is measured whenever this is on."""
+        if self._curvature is None:
+            return
+        self._flush()
+        with self._clock.pause():
+            found = self._curvature.measure(state)
+        self._watchdog.beat()
+        self._log.write({"step": step, "tokens": self._tokens(), **found})
+        self._console.say(f"step {step}: {describe(found)}")
+        rate = self._clock.rate() / self._plan.items(self._sizes.rows)
+        for remark in self._curvature.remarks(found, rate):
+            self._console.say(remark)
 
 
 class _Pending(NamedTuple):

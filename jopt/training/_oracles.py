@@ -188,7 +188,7 @@ def _accumulate(
     refine,
     state,
 ):
-    micro = {name: _split_rows(rows, count, name) for name, rows in batch.items()}
+    micro = {name: split_rows(rows, count, name) for name, rows in batch.items()}
     weights_K = micro["mask"].reshape(count, -1).sum(axis=1).astype(jnp.float32)
     weights_K = weights_K / jnp.maximum(weights_K.sum(), 1.0)
     signs_K = jnp.where(jnp.arange(count) < count // 2, 1.0, -1.0)
@@ -231,7 +231,7 @@ def _accumulate(
     return value, like_params(total), aux, difference, grams, state
 
 
-def _split_rows(rows: jax.Array, count: int, name: str) -> jax.Array:
+def split_rows(rows: jax.Array, count: int, name: str) -> jax.Array:
     if rows.shape[0] % count:
         raise ConfigError(
             f"{count} microbatches do not divide the {rows.shape[0]} rows of {name}; "

@@ -184,6 +184,8 @@ def given_gradients(make: Make) -> Make:
         return optax.GradientTransformationExtraArgs(tx.init, update)
 
     return made
+
+
 def sharp(learning_rate: Any, rho: Any, alpha: Any) -> Any:
     """Every other step has a second gradient, that of a quadratic."""
     tx = jopt.sharpness_aware(
