@@ -127,7 +127,9 @@ def image_sample(build: Any, size: int = 8, **settings: Any) -> Sample:
         {"inputs": inputs},
         has_state=build in (resnet, vgg) and settings.get("batch_norm", True),
         has_dropout=bool(settings.get("dropout")),
-        tolerance=5e-5,
+        # Eleven shaken layers in a row make large values, and rounding with them: in
+        # float32 the two derivatives differ by 5e-5 of their size on JAX 0.10.
+        tolerance=5e-4 if build is vgg else 5e-5,
     )
 
 
