@@ -45,7 +45,7 @@ def summarize(rows: Sequence[Row]) -> Summary:
         parts += [
             "Fresh runs on three schedules: evaluation loss on seeds that tuned "
             f"nothing. Each spent one budget; {EXPORT} runs of that of `exported` went "
-            "into its path. `factor` is on a schedule of mean 1 (exported) or of peak 1. "
+            "into its path. `factor`: on a schedule of mean 1 (exported) or peak 1. "
             "p: one-sided paired t-test, Holm over the pairs with "
             f"`exported`; claims at {LEVEL}.",
             _fresh(fresh, claims),
