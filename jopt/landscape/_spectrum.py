@@ -183,7 +183,7 @@ def spectral_density(
     Arguments and cost are those of `jopt.linalg.spectral_density`.
 
     >>> grid, density = spectral_density(lambda w: jnp.sum(w**2), jnp.ones(3))
-    >>> float(grid[jnp.argmax(density)].round(2))
+    >>> round(float(grid[jnp.argmax(density)]), 2)
     2.0
     """
     matvec = hessian_operator(loss, params, *args, **how)

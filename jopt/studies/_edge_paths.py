@@ -89,8 +89,8 @@ def loss(params: Params, inputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Mean over examples of |outputs - targets|^2 / 2.
 
     >>> params = {name: jnp.zeros((2, 2)) for name in "012"}
-    >>> float(loss(params, jnp.ones((3, 2)), jnp.eye(3)[:, :2]))
-    0.3333333432674408
+    >>> round(float(loss(params, jnp.ones((3, 2)), jnp.eye(3)[:, :2])), 4)
+    0.3333
     """
     x = jnp.tanh(inputs @ params["0"])
     x = jnp.tanh(x @ params["1"])
@@ -100,7 +100,8 @@ def loss(params: Params, inputs: jax.Array, targets: jax.Array) -> jax.Array:
 def transformation(name: str, eta: Any) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a path; those of sign and Muon have no momentum.
 
-    >>> transformation("gd", 0.5).update(jnp.ones(1), optax.EmptyState())[0].tolist()
+    >>> tx, w = transformation("gd", 0.5), jnp.ones(1)
+    >>> tx.update(w, tx.init(w), w)[0].tolist()
     [-0.5]
     """
     makers: dict[str, Callable[[], Any]] = {

@@ -70,7 +70,7 @@ def chunks(size: str) -> dict[str, Chunk]:
     """The paths of a study.
 
     >>> list(chunks("smoke"))[:2]
-    ['gd-0.1-0', 'heavy_ball-0.1-0']
+    ['gd-0.1-0', 'heavy_ball-0.15-0']
     """
     check_choice("size", size, SIZES)
     wanted = SIZES[size]
