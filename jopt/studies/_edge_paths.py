@@ -25,7 +25,7 @@ from jopt.landscape.curvature import (
     stability_threshold,
     steepest,
 )
-from jopt.linalg._tree_vectors import added, tree_inner, tree_norm, unit
+from jopt.linalg._tree_vectors import tree_inner, tree_norm
 from jopt.matrix import MatrixSpec
 from jopt.tree import PyTree
 
@@ -73,7 +73,7 @@ def make_problem(seed: int, examples: int, width: int) -> Problem:
     So small that every path begins below its threshold.
     """
     rows = data.load_digits().train
-    inputs = np.asarray(rows.inputs[:examples], np.float32)
+    inputs = np.asarray(rows.inputs[:examples], np.float32).reshape(examples, -1)
     inputs = np.concatenate([inputs, np.ones((examples, 1), np.float32)], axis=1)
     targets = np.eye(10, dtype=np.float32)[np.asarray(rows.targets[:examples])]
     rng = np.random.default_rng(seed)
@@ -106,7 +106,7 @@ def transformation(name: str, eta: Any) -> optax.GradientTransformationExtraArgs
     """
     makers: dict[str, Callable[[], Any]] = {
         "gd": lambda: optax.sgd(eta),
-        "sam": lambda: optax.sgd(eta),
+        "sam": lambda: jopt.sharpness_aware(optax.sgd(eta), jopt.l2_ascent(RHO)),
         "heavy_ball": lambda: optax.sgd(eta, momentum=BETA),
         "adam": lambda: optax.adam(eta, b1=BETA, b2=B2),
         "sign": lambda: jopt.sign_sgd(eta),
@@ -141,10 +141,9 @@ def run_path(
         params, state = carry
         grads = slope(params, inputs, targets)
         limit = threshold(grads)
-        if name == "sam":
-            ahead = added(params, unit(grads)[0], RHO)
-            grads = slope(ahead, inputs, targets)
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(
+            grads, state, params, grad_fn=lambda other: slope(other, inputs, targets)
+        )
         return (optax.apply_updates(params, updates), state), limit
 
     def curvature(params: Params, state: PyTree) -> jax.Array:

@@ -68,6 +68,7 @@ def measured(config, steps):
     return found, np.asarray(jax.jit(jax.hessian(loss))(flat), np.float64), state
 
 
+@pytest.mark.slow
 def test_numbers_of_adam_against_the_dense_hessian():
     """In four microbatches; the ratio is that of the preconditioned Hessian."""
     config = only_rule(config_of(ON), name="optax:adam", learning_rate=0.01)
@@ -122,6 +123,7 @@ def records(folder):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_with_it_is_the_run_without_it(tmp_path, capsys):
     """Bit for bit, also resumed; what the ratio leaves out is said."""
     flags = (*DIGITS, "--config.checkpoint.every_steps=3")
