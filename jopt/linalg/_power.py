@@ -17,11 +17,10 @@ from jopt.linalg._tree_vectors import (
     added,
     normal_like,
     tree_inner,
-    tree_norm,
     unit,
     widen,
 )
-from jopt.tree import PyTree
+from jopt.tree import PyTree, global_norm
 
 
 def power_iteration(
@@ -129,8 +128,8 @@ def _iterate(
     def measured(count: jax.Array, v: PyTree) -> tuple[_Power, PyTree]:
         image = jax.tree.map(lambda x, w: w.astype(x.dtype), v, matvec(v))
         value = tree_inner(v, image)
-        residual = tree_norm(added(image, v, -value))
-        return _Power(count, v, value, residual, tree_norm(image)), image
+        residual = global_norm(added(image, v, -value))
+        return _Power(count, v, value, residual, global_norm(image)), image
 
     def going(carry: tuple[_Power, PyTree]) -> jax.Array:
         now, _ = carry

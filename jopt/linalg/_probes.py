@@ -22,11 +22,10 @@ from jopt.linalg._tree_vectors import (
     row,
     signs_like,
     tree_inner,
-    tree_norm,
     unit,
     with_row,
 )
-from jopt.tree import PyTree
+from jopt.tree import PyTree, global_norm
 
 
 class Estimate(NamedTuple):
@@ -75,7 +74,7 @@ def frobenius_squared(
     >>> float(frobenius_squared(lambda v: scales * v, jnp.zeros(2), 2).mean)
     10.0
     """
-    return _probed(lambda v: tree_norm(matvec(v)) ** 2, like, num_probes, key)
+    return _probed(lambda v: global_norm(matvec(v)) ** 2, like, num_probes, key)
 
 
 def hutchinson_diagonal(
@@ -141,7 +140,7 @@ def xtrace(
         image = jax.tree.map(lambda x, y: y.astype(x.dtype), w, matvec(w))
         rest, inside_M = orthogonal_to(basis, image)
         direction, length = unit(rest)
-        size = jnp.maximum(size, tree_norm(image))
+        size = jnp.maximum(size, global_norm(image))
         new = ~(length <= rounding * size)  # true for NaN, which stays
         direction = jax.tree.map(lambda x: jnp.where(new, x, 0), direction)
         column_M = inside_M.at[number].set(jnp.where(new, length, 0))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jopt.errors import ConfigError
 from jopt.linalg._finite import widened
-from jopt.tree import PyTree
+from jopt.tree import PyTree, global_norm
 
 Matvec = Callable[[PyTree], PyTree]
 
@@ -65,27 +65,12 @@ def tree_inner(x: PyTree, y: PyTree) -> jax.Array:
     >>> float(tree_inner({"a": jnp.ones(2)}, {"a": jnp.array([1.0, 2.0])}))
     3.0
     """
-    parts = jax.tree.map(
-        lambda a, b: jnp.sum(jnp.real(jnp.conj(widened(a)) * widened(b))), x, y
+    parts = jax.tree.leaves(
+        jax.tree.map(
+            lambda a, b: jnp.sum(jnp.real(jnp.conj(widened(a)) * widened(b))), x, y
+        )
     )
-    return jnp.sum(jnp.stack(jax.tree.leaves(parts)))
-
-
-def tree_norm(x: PyTree) -> jax.Array:
-    """|x| over all leaves in float32 or wider, at any scale.
-
-    `jopt.tree.global_norm` is float32 whatever the leaves are.
-
-    >>> float(tree_norm({"a": jnp.array([3e30]), "b": jnp.array([4e30])}) / 5e30)
-    1.0
-    """
-    sizes = [jnp.abs(widened(leaf)) for leaf in jax.tree.leaves(x) if leaf.size > 0]
-    if not sizes:
-        return jnp.zeros((), jnp.float32)
-    largest = jnp.max(jnp.stack([jnp.max(leaf) for leaf in sizes]))
-    scale = jnp.where((largest != 0) & ~jnp.isinf(largest), largest, 1)
-    squares = [jnp.sum(jnp.square(leaf / scale)) for leaf in sizes]
-    return scale * jnp.sqrt(jnp.sum(jnp.stack(squares)))
+    return jnp.sum(jnp.stack(parts)) if parts else jnp.zeros(())
 
 
 def scaled(x: PyTree, factor: jax.typing.ArrayLike) -> PyTree:
@@ -112,7 +97,7 @@ def unit(x: PyTree) -> tuple[PyTree, jax.Array]:
     >>> unit({"a": jnp.array([3.0, 4.0])})[1].tolist()
     5.0
     """
-    length = tree_norm(x)
+    length = global_norm(x)
     safe = jnp.where(length == 0, 1, length)
     return jax.tree.map(lambda leaf: (leaf / safe).astype(leaf.dtype), x), length
 

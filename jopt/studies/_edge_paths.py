@@ -25,9 +25,9 @@ from jopt.landscape.curvature import (
     stability_threshold,
     steepest,
 )
-from jopt.linalg._tree_vectors import tree_inner, tree_norm
+from jopt.linalg._tree_vectors import tree_inner
 from jopt.matrix import MatrixSpec
-from jopt.tree import PyTree
+from jopt.tree import PyTree, global_norm
 
 BETA = 0.9  # of the two with momentum
 B2 = 0.99  # of Adam
@@ -130,7 +130,7 @@ def run_path(
         if name in ("heavy_ball", "adam"):
             return stability_threshold(name, eta, momentum=BETA)
         if name == "sam":
-            size = tree_norm(grads)
+            size = global_norm(grads)
             return stability_threshold("sam", eta, rho=RHO, grad_norm=size)
         if name in NORMS:
             dual = tree_inner(grads, steepest(NORMS[name], VIEWS)(grads))

@@ -16,7 +16,7 @@ from jopt.landscape._spectrum import HowToMultiply, between
 from jopt.linalg import hessian_operator, hutchinson_trace, lanczos
 from jopt.linalg._hessian import gradient
 from jopt.linalg._lanczos import eigsh, ritz_pairs
-from jopt.linalg._tree_vectors import Matvec, normal_like, tree_norm
+from jopt.linalg._tree_vectors import Matvec, normal_like
 from jopt.parallel import row_devices
 from jopt.training._config import CURVATURES
 from jopt.training._edge import edge_scale, edges, is_plain, thresholds
@@ -25,6 +25,7 @@ from jopt.training._plan import Plan
 from jopt.training._rates import LearningRates
 from jopt.training._source import Source
 from jopt.training._state import TrainState
+from jopt.tree import global_norm
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -155,7 +156,7 @@ class CurvatureMonitor:
             if "stability_ratio" in own.what:
                 slope = None
                 if any(edge.kind == "sam" for edge in known.values()):
-                    slope = tree_norm(gradient(loss, params, **how))
+                    slope = global_norm(gradient(loss, params, **how))
                 limits = thresholds(known, rates, slope)
                 if plain:
                     (limit,) = limits.values()

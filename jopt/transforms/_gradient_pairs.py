@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jopt.errors import ConfigError
 from jopt.linalg import widened
+from jopt.linalg._tree_vectors import real_dtype
 from jopt.transforms._varying import as_axes, mean_over, varying
 from jopt.transforms._vote import AxisName
 from jopt.tree import PyTree, global_norm
@@ -42,10 +43,8 @@ def scalar_dtype(tree: PyTree) -> jnp.dtype:
     >>> scalar_dtype({"w": jnp.ones(1, jnp.bfloat16), "z": jnp.ones(1, jnp.complex64)})
     dtype('float32')
     """
-    wide = [
-        leaf.dtype for leaf in jax.tree.leaves(widened_tree(tree)) if is_inexact(leaf)
-    ]
-    return jnp.result_type(jnp.float32, *(jnp.finfo(dtype).dtype for dtype in wide))
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
+    return real_dtype(leaves)
 
 
 def distance(a: PyTree, b: PyTree) -> jax.Array:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jopt.errors import ShapeError
+from jopt.linalg import widened
+from jopt.linalg._tree_vectors import real_dtype, tree_inner
 from jopt.tree import PyTree, named_leaves
 
 
@@ -96,9 +98,9 @@ def path_point(
     [2.0, 2.0, 1.0, 0.5]
     """
     same_leaves(params, grads=grads, reference=reference, updates=updates)
-    offset = jax.tree.map(lambda w, end: wide(w) - wide(end), params, reference)
+    offset = jax.tree.map(lambda w, end: widened(w) - widened(end), params, reference)
     grads = with_decay(grads, params, weight_decay)
-    steps = None if updates is None else jax.tree.map(lambda u: -wide(u), updates)
+    steps = None if updates is None else jax.tree.map(lambda u: -widened(u), updates)
     return _point(*_products(offset, grads, steps))
 
 
@@ -112,7 +114,7 @@ def with_decay(grads: PyTree, params: PyTree, weight_decay: PyTree) -> PyTree:
     if jax.tree_util.all_leaves([weight_decay]):  # a number for all
         decay = jax.tree.map(lambda _: weight_decay, params)
     return jax.tree.map(
-        lambda g, w, rate: wide(g) + rate * wide(w), grads, params, decay
+        lambda g, w, rate: widened(g) + rate * widened(w), grads, params, decay
     )
 
 
@@ -136,7 +138,7 @@ class _Sizes(NamedTuple):
 
 
 def _products(d: PyTree, g: PyTree, u: PyTree | None) -> tuple[_Sizes, _Products]:
-    dtype = _dtype(d, g)
+    dtype = real_dtype((d, g))
     if not any(leaf.size for leaf in jax.tree.leaves(d)):
         zero = jnp.zeros((), dtype)
         of_u = zero if u is not None else jnp.full((), jnp.nan, dtype)
@@ -153,7 +155,7 @@ def _products(d: PyTree, g: PyTree, u: PyTree | None) -> tuple[_Sizes, _Products
     nan = jnp.full((), jnp.nan, dtype)
     pairs = [(d, d), (g, g), (d, g)]
     pairs += [(x, y) for u in rest for x, y in ((u, u), (d, u), (g, u))]
-    sums = jnp.stack([_dot(x, y, dtype) for x, y in pairs])
+    sums = jnp.stack([tree_inner(x, y) for x, y in pairs])
     missing = [nan] * (6 - len(pairs))
     return _Sizes(*scale, *missing[:1]), _Products(*sums, *missing)
 
@@ -187,33 +189,9 @@ def _ratio(top: jax.Array, bottom: jax.Array) -> jax.Array:
     return jnp.where(none, 0, top / jnp.where(none, 1, bottom))
 
 
-def wide(x: jax.Array) -> jax.Array:
-    """In at least float32.
-
-    >>> wide(jnp.ones(1, jnp.bfloat16)).dtype
-    dtype('float32')
-    """
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _dtype(*trees: PyTree) -> jnp.dtype:
-    """Real, of the widest leaf, at least float32."""
-    found = jnp.dtype(jnp.float32)
-    for leaf in jax.tree.leaves(trees):
-        found = jnp.promote_types(found, jnp.finfo(leaf.dtype).dtype)
-    return found
-
-
 def _largest(tree: PyTree, dtype: jnp.dtype) -> jax.Array:
     leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
     return jnp.max(jnp.stack([jnp.max(leaf).astype(dtype) for leaf in leaves]))
-
-
-def _dot(x: PyTree, y: PyTree, dtype: jnp.dtype) -> jax.Array:
-    pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
-    parts = [jnp.sum((a.conj() * b).real).astype(dtype) for a, b in pairs]
-    return jnp.sum(jnp.stack(parts))
 
 
 def same_leaves(params: PyTree, **others: PyTree | None) -> None:

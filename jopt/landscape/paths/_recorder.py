@@ -12,8 +12,9 @@ import numpy as np
 
 from jopt.errors import ConfigError
 from jopt.landscape.paths._off_path import off_path, overlaps
-from jopt.landscape.paths._point import path_point, wide
+from jopt.landscape.paths._point import path_point
 from jopt.landscape.paths._trace import PathTrace
+from jopt.linalg import widened
 from jopt.tree import PyTree
 
 
@@ -114,4 +115,4 @@ def difference(after: jax.Array, before: jax.Array) -> jax.Array:
     >>> difference(ones + 2**-10, ones).tolist()  # lost in the parameters
     [0.0]
     """
-    return wide(after) - wide(before)
+    return widened(after) - widened(before)
