@@ -74,3 +74,8 @@ def fewest_stages(monkeypatch):
 @pytest.fixture
 def gram_restarts(monkeypatch):
     return _load(monkeypatch, "gram_restarts")
+
+
+@pytest.fixture
+def sharpness(monkeypatch):
+    return _load(monkeypatch, "sharpness")
