@@ -66,6 +66,21 @@ STUDIES: dict[str, Study | Computed] = {
         "configs/sweeps/adaptive_against_fixed_lm.py",
         against="fixed",
     ),
+    "flatness_digits": Study(
+        "Which optimizers of a perceptron find flat minima without tuning?",
+        "configs/sweeps/flatness_digits.py",
+        against="sgd",
+    ),
+    "flatness_mnist5k": Study(
+        "Which optimizers of a CNN find flat minima without tuning?",
+        "configs/sweeps/flatness_mnist5k.py",
+        against="sgd",
+    ),
+    "sam_spectral_lm": Study(
+        "Does a perturbation in the spectral ball help Muon on a language model?",
+        "configs/sweeps/sam_spectral_lm.py",
+        against="muon",
+    ),
     "optimizers_digits": Study(
         "Which optimizers are better than AdamW for the matrices of a perceptron?",
         "configs/sweeps/optimizers_digits.py",

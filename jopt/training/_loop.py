@@ -74,6 +74,7 @@ class Loop:
         self._pending: _Pending | None = None
         self._rates = LearningRates(plan.config)
         self._clock = Clock()
+        self.curvature: dict[str, float] = {}  # the last that was measured
         self._curvature: CurvatureMonitor | None = None
         if self._config.monitor.curvature.every_steps:
             self._curvature = CurvatureMonitor(plan, source)
@@ -278,6 +279,7 @@ class Loop:
             found = self._curvature.measure(state)
         self._watchdog.beat()
         self._log.write({"step": step, "tokens": self._tokens(), **found})
+        self.curvature = found
         self._console.say(f"step {step}: {describe(found)}")
         rate = self._clock.rate() / self._plan.items(self._sizes.rows)
         for remark in self._curvature.remarks(found, rate):

@@ -103,6 +103,7 @@ def run(
             headline=headline,
             result={
                 **result,
+                **loop.curvature,
                 "tokens_per_sec": loop.tokens_per_sec,
                 "wall_secs": seconds,
                 "rollbacks": guard.rollbacks,

@@ -36,13 +36,13 @@ def test_a_firing_of_nineteen_steps_takes_a_twentieth_from_361_on(sharpness):
     timings = {"sgd": timing([0.1], [0.1]), "trace": timing([1.9], [1.9])}
     ((*_, steps, least),) = sharpness.firing_rows("text", timings)
     assert steps == "19.0" and least == "361"
-    assert 19 / (19 + 361) == pytest.approx(0.05)
+    assert int(least) == 19 * 19  # so 19 of 380
 
 
 @pytest.mark.parametrize("form", ["sam", "sa_sam"])
 def test_a_form_is_the_run_that_it_names(sharpness, small_image, form):
     plan = sharpness.make_plan("image", form)
-    evals, oracle, whole = sharpness.FORMS[form]
+    _, oracle, whole = sharpness.FORMS[form]
     assert plan.config.oracle.name == oracle.get("name", "value_and_grad")
     assert plan.config.optim.whole_tree.optimizer.name == whole.get("name", "none")
     batch = sharpness.random_batch(plan)

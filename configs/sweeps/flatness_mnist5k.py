@@ -1,0 +1,14 @@
+"""Who finds flat minima without tuning? SGD, SAM, ASAM, SA-SAM and Delta-SGD.
+
+python -m jopt sweep --config=configs/sweeps/flatness_mnist5k.py
+
+A CNN on `mnist5k`, 6 trials of each method and five fresh seeds of the best; the first
+step size of SA-SAM and Delta-SGD is drawn from a range of 1000. `:smoke` is a check of
+seconds, not a result. `python -m jopt study flatness_mnist5k` runs and compares it.
+"""
+
+from jopt.studies import compare_flatness
+
+
+def get_config(arg=""):
+    return compare_flatness("cnn", "mnist5k", arg)
