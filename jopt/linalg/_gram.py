@@ -94,4 +94,20 @@ def gram_newton_schulz(
         if index + 1 < len(stages) and index + 1 not in restarts:
             half_SMM = inner(SQUARE, gram_SMM, polynomial_SMM)
             gram_SMM = inner(SQUARE, polynomial_SMM, half_SMM)
-    return outer(APPLY, factor_SMM, x_SMN)
+    result_SMN = outer(APPLY, factor_SMM, x_SMN)
+    if x_SMN.dtype == jnp.bfloat16 and result_SMN.dtype == jnp.float32:
+        return _unfolded(result_SMN, factor_SMM)
+    return result_SMN
+
+
+def _unfolded(product_SMN: jax.Array, factor_SMM: jax.Array) -> jax.Array:
+    """The same, so that the caller's transposition is not folded into the product.
+
+    With JAX 0.10 a CPU cannot multiply bfloat16 into float32 in that form and fails at
+    run time ("BF16 x BF16 = F32"). XLA drops barriers there, and a factor that it
+    cannot know to be 1 it does not.
+    """
+    if jax.default_backend() != "cpu":
+        return product_SMN
+    corner_S11 = factor_SMM[:, :1, :1].astype(jnp.float32)
+    return product_SMN * jnp.where(jnp.isnan(corner_S11), jnp.nan, 1.0)

@@ -206,6 +206,15 @@ def test_bfloat16_of_a_list_that_was_not_measured_keeps_float32_grams():
     assert np.linalg.norm(found - exact) < 0.1 * np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize("shape", [(2, 64, 16), (3, 48, 24)])
+def test_a_stack_of_tall_matrices_in_bfloat16_is_that_of_wide_ones(shape):
+    """On JAX 0.10 a transposition folded into the last product failed at run time."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+    program = jax.jit(functools.partial(orthogonalize, compute_dtype="bfloat16"))
+    tall, wide = program(x), program(x.swapaxes(1, 2))
+    np.testing.assert_allclose(tall, wide.swapaxes(1, 2), atol=0.02)
+
+
 @pytest.mark.parametrize("shape", [(24, 48), (32, 256)])
 @pytest.mark.parametrize("coeffs", ["jordan", "you5", "polar_express", "auto"])
 def test_gram_is_newton_schulz(shape, coeffs):
