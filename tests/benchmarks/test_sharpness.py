@@ -50,7 +50,9 @@ def test_a_form_is_the_run_that_it_names(sharpness, small_image, form):
     sharpness.step_of(plan)()
 
 
-@pytest.mark.parametrize("part", ["pairs", "curvature"])
+@pytest.mark.parametrize(
+    "part", ["pairs", pytest.param("curvature", marks=pytest.mark.slow)]
+)
 def test_parts_run(sharpness, small_image, part):
     table = sharpness.part_rows(part, "image", 1)
     assert {len(row) for row in table} == {len(sharpness.HEADERS[part])}

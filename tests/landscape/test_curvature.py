@@ -169,6 +169,7 @@ def test_sam_gap():
     assert curvature.sam_gap(lambda w: jnp.sum(w**2), jnp.zeros(2)) == 0
 
 
+@pytest.mark.slow
 def test_slices(network):
     params, batch, dense = network
     views = {name: MatrixSpec((0,), (1,)) for name in params}

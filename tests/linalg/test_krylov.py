@@ -85,6 +85,7 @@ def test_least_squares(draw, precision):
     np.testing.assert_allclose(np.sort(nodes[0])[::-1], values, rtol=1e2 * exact)
 
 
+@pytest.mark.slow
 def test_random_estimates_are_within_their_errors(draw):
     dense = least_squares(draw)
     matvec, decays = operator(dense), operator(symmetric(2.0 ** -np.arange(D)))

@@ -152,6 +152,7 @@ def test_one_perturbation_for_each_microbatch_or_group(options):
     assert float(after.metrics["grad_norm"]) == pytest.approx(np.mean(norms), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_functional_sam_and_esam_are_those_of_the_library():
     params, state = parameters()
     rows = batch() | {"mask": jnp.ones(ROWS)}
