@@ -20,17 +20,7 @@ from jopt.training import presets
 
 
 def get_config(arg=""):
-    config = presets.language_model(arg)
-    config.optim.order = ("matrix", "rest")
-    config.optim.rules.matrix = presets.rule(
-        r"blocks/.*/kernel",
-        "muon",
-        0.007,
-        beta=0.9,
-        weight_decay=0.0,
-        compute_dtype="auto",
-    )
-    config.optim.rules.rest = presets.rule(r".*", "adamw", 0.015, b1=0.8, b2=0.95)
+    config = presets.muon_language_model(arg)
     adaptive = config.train.adaptive_batch
     adaptive.enabled = True
     adaptive.max_batch_size = 4 * config.train.batch_size

@@ -43,6 +43,27 @@ def language_model(size: str = "") -> ConfigDict:
     return config
 
 
+def muon_language_model(size: str = "") -> ConfigDict:
+    """`language_model` with the tuned rules: Muon on the matrices, AdamW on the rest.
+
+    >>> config = muon_language_model("micro")
+    >>> config.optim.order, config.optim.rules.matrix.learning_rate
+    (('matrix', 'rest'), 0.007)
+    """
+    config = language_model(size)
+    config.optim.order = ("matrix", "rest")
+    config.optim.rules.matrix = rule(
+        r"blocks/.*/kernel",
+        "muon",
+        0.007,
+        beta=0.9,
+        weight_decay=0.0,
+        compute_dtype="auto",
+    )
+    config.optim.rules.rest = rule(r".*", "adamw", 0.015, b1=0.8, b2=0.95)
+    return config
+
+
 def digits(size: str = "") -> ConfigDict:
     """A perceptron on 8 x 8 digits, without optimizer rules.
 
