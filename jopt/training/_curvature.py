@@ -121,6 +121,18 @@ class CurvatureMonitor:
             f"{own.every_steps} steps; 5 % from every {least} on"
         ]
 
+    @staticmethod
+    def describe(metrics: Mapping[str, float]) -> str:
+        """What was measured, in words.
+
+        >>> found = {"curvature/lambda_max": 12.345, "curvature/secs": 0.5}
+        >>> CurvatureMonitor.describe(found)
+        'lambda_max 12.3, 0.50 s'
+        """
+        shown = {name.removeprefix("curvature/"): x for name, x in metrics.items()}
+        words = [f"{name} {shown[name]:.3g}" for name in CURVATURES if name in shown]
+        return ", ".join([*words, f"{shown['secs']:.2f} s"])
+
     def program(self) -> Callable[..., Metrics]:
         """`(params, model_state, opt_state, batch, rates) -> metrics`, to be jitted."""
         plan, own, count = self._plan, self._config, self._count
@@ -178,17 +190,6 @@ def recommended_steps(secs: float, step_secs: float) -> int:
     190
     """
     return math.ceil(secs / step_secs * (1 - SHARE) / SHARE - 1e-9)
-
-
-def describe(metrics: Mapping[str, float]) -> str:
-    """What was measured, in words.
-
-    >>> describe({"curvature/lambda_max": 12.345, "curvature/secs": 0.5})
-    'lambda_max 12.3, 0.50 s'
-    """
-    shown = {name.removeprefix("curvature/"): x for name, x in metrics.items()}
-    words = [f"{name} {shown[name]:.3g}" for name in CURVATURES if name in shown]
-    return ", ".join([*words, f"{shown['secs']:.2f} s"])
 
 
 def _rows(plan: Plan, own: ConfigDict) -> tuple[int, int]:

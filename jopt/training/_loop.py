@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,6 @@ from jopt.reporting import Console, MetricsLog
 from jopt.training._batch_sizes import BatchSizes
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._clock import Clock
-from jopt.training._curvature import CurvatureMonitor, describe
 from jopt.training._evaluation import totals
 from jopt.training._fallback import report_damage
 from jopt.training._guard import SKIPPED, SKIPPED_IN_A_ROW, DivergedError, Guard
@@ -28,6 +27,9 @@ from jopt.training._state import TrainState
 from jopt.training._step import written
 from jopt.training._watchdog import Watchdog
 from jopt.transforms import SkipState, check_sharpness, unmonitored
+
+if TYPE_CHECKING:
+    from jopt.training._curvature import CurvatureMonitor
 
 End = Literal["complete", "stopped", "tripped"]
 
@@ -77,6 +79,9 @@ class Loop:
         self.curvature: dict[str, float] = {}  # the last that was measured
         self._curvature: CurvatureMonitor | None = None
         if self._config.monitor.curvature.every_steps:
+            # Other runs start without the landscape of a loss.
+            from jopt.training._curvature import CurvatureMonitor
+
             self._curvature = CurvatureMonitor(plan, source)
         # Queued collectives on few cores deadlock (CPU devices share the cores).
         self._wait = plan.mesh.size > 1 and jax.default_backend() == "cpu"
@@ -280,7 +285,7 @@ class Loop:
         self._watchdog.beat()
         self._log.write({"step": step, "tokens": self._tokens(), **found})
         self.curvature = found
-        self._console.say(f"step {step}: {describe(found)}")
+        self._console.say(f"step {step}: {self._curvature.describe(found)}")
         rate = self._clock.rate() / self._plan.items(self._sizes.rows)
         for remark in self._curvature.remarks(found, rate):
             self._console.say(remark)
