@@ -40,6 +40,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from _options import add_timing, at_least_one
 from _tables import milliseconds, percent, ratio
 from _workers import use_cores
 from monitor import turned
@@ -225,16 +226,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--size", default="tiny", choices=("micro", "tiny", "small"))
-    add("--threads", type=int, default=2, choices=(1, 2))
-    add("--rounds", type=int, default=7)
-    add("--calls", type=int, default=3)
-    options = parser.parse_args(argv)
-    if options.rounds < 1 or options.calls < 1:
-        parser.error(
-            f"--rounds is {options.rounds} and --calls {options.calls}; expected 1 or "
-            "more"
-        )
-    return options
+    add_timing(parser, rounds=7)
+    add("--calls", type=at_least_one, default=3)
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from _options import at_least_one
 
 from jopt.linalg import PRESETS, gram_newton_schulz
 from jopt.reporting import markdown_table
@@ -99,10 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=at_least_one, default=20)
     options = parser.parse_args(argv)
-    if options.seeds < 1:
-        parser.error(f"--seeds is {options.seeds}; expected 1 or more")
     print(markdown_table(["restart before", *KINDS], table(SHAPES, options.seeds)))
     return 0
 

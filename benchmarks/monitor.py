@@ -34,6 +34,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from _options import add_timing
 from _tables import milliseconds, percent, ratio
 from _workers import use_cores
 from train_step import Timing, busy_machine
@@ -125,12 +126,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--size", default="tiny", choices=("micro", "tiny", "small"))
     add("--optimizer", default="both", choices=("muon", "adamw", "both"))
-    add("--threads", type=int, default=2, choices=(1, 2))
-    add("--rounds", type=int, default=11)
-    options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error(f"--rounds is {options.rounds}; expected 1 or more")
-    return options
+    add_timing(parser, rounds=11)
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

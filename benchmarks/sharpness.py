@@ -36,6 +36,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from _options import add_timing
 from _tables import percent, ratio
 from _workers import use_cores
 from monitor import turned
@@ -269,12 +270,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--task", default="both", choices=(*CONFIGS, "both"))
     add("--part", default="all", choices=(*PARTS, "all"))
-    add("--threads", type=int, default=2, choices=(1, 2))
-    add("--rounds", type=int, default=7)
-    options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error(f"--rounds is {options.rounds}; expected 1 or more")
-    return options
+    add_timing(parser, rounds=7)
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

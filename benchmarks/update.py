@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from _options import add_timing
 from _tables import milliseconds, percent, ratio
 from _update_trees import WIDTHS
 from _workers import Worker
@@ -88,13 +89,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--tree", default="d256", choices=tuple(WIDTHS))
-    add("--threads", type=int, default=1, choices=(1, 2))
-    add("--rounds", type=int, default=9)
+    add_timing(parser, rounds=9, threads=1)
     add("--peer-python", help="python of an environment with torch; none: no peer")
-    options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error(f"--rounds is {options.rounds}; expected 1 or more")
-    return options
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
