@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -33,28 +32,6 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
     by_round = [a / b for a, b in zip(first, second, strict=True)]
     medians = statistics.median(first) / statistics.median(second)
     return Ratio(medians, min(by_round), max(by_round))
-
-
-def taking_turns(
-    sides: Sequence[Callable[[], object]],
-    rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> list[float]:
-    """Median seconds of each side; they take turns after one call each.
-
-    >>> ticks = iter(range(8))
-    >>> taking_turns([lambda: None, lambda: None], 2, lambda: next(ticks))
-    [1.0, 1.0]
-    """
-    for run in sides:
-        run()
-    taken: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds):
-        for times, run in zip(taken, sides, strict=True):
-            began = clock()
-            run()
-            times.append(clock() - began)
-    return [statistics.median(times) for times in taken]
 
 
 def percent(found: Ratio) -> str:

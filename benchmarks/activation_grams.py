@@ -20,10 +20,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from _turns import Timing, in_turns, spent
 from _workers import use_cores
 
 FORMS = ("none", "not due", "due", "embedding")
@@ -94,31 +94,24 @@ def programs(size: str, accumulation: int) -> dict[str, Callable[[], Any]]:
     )
 
 
-def measure(runs: dict[str, Callable[[], Any]], rounds: int, calls: int = 5) -> dict:
+def measure(
+    runs: dict[str, Callable[[], Any]], rounds: int, calls: int = 5
+) -> dict[str, Timing]:
     """Seconds of wall clock and of the processor, per form and round."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            for _ in range(calls):
-                run()
-            taken = time.perf_counter() - wall, time.process_time() - cpu
-            if number:  # the first round compiles
-                found[name].append((taken[0] / calls, taken[1] / calls))
-    return found
+    return in_turns(list(runs), rounds, lambda name: spent(runs[name], calls))
 
 
-def rows(found: dict[str, list[tuple[float, float]]]) -> list[list[str]]:
+def rows(found: dict[str, Timing]) -> list[list[str]]:
     """The table: medians, and what a measurement costs where it is rare.
 
-    >>> timings = {"none": [(0.01, 0.01)], "not due": [(0.01, 0.01)]}
-    >>> timings |= {"due": [(0.015, 0.015)], "embedding": [(0.015, 0.015)]}
+    >>> short, long = Timing([0.01], [0.01]), Timing([0.015], [0.015])
+    >>> timings = {"none": short, "not due": short, "due": long, "embedding": long}
     >>> rows(timings)[2]
     ['due', '15.0', '15.0', '1.500', '5.0 %', '2.5 %']
     """
     median = {
-        name: [1000 * statistics.median(column) for column in zip(*rounds, strict=True)]
-        for name, rounds in found.items()
+        name: [1000 * statistics.median(secs) for secs in timing]
+        for name, timing in found.items()
     }
     none, idle = median["none"][1], median["not due"][1]
     table = []

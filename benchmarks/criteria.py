@@ -42,9 +42,9 @@ from typing import Any
 
 from _options import add_timing, at_least_one
 from _tables import milliseconds, percent, ratio
+from _turns import Timing, asked, in_turns
 from _workers import use_cores
-from monitor import turned
-from train_step import Timing, busy_machine
+from train_step import busy_machine
 
 EVERY_STEPS = 20
 BOUND = 0.03
@@ -186,13 +186,9 @@ def measure(size: str, rounds: int, calls: int) -> dict[str, Timing]:
     runs = parts(side)
     side._runs.update(runs)
     names = ["step", *runs]
-    timings = {name: Timing([], []) for name in names}
-    for number in range(rounds):
-        for name in turned(names, number):
-            found = side.time(name, calls)
-            timings[name].wall.append(found["secs"])
-            timings[name].cpu.append(found["cpu_secs"])
-    return timings
+    return in_turns(
+        names, rounds, lambda name: asked(side.time(name, calls)), warm_up=0
+    )
 
 
 def rows(timings: Mapping[str, Timing]) -> list[list[str]]:

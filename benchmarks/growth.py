@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _tables import taking_turns
+from _turns import in_turns, spent
 
 COUNTER = """
 import json, sys
@@ -71,7 +72,8 @@ def updates(shape: tuple[int, int], count: int) -> list[Callable[[], Any]]:
 
 def timed(name: str, shape: tuple[int, int], count: int, rounds: int) -> list[str]:
     """A row: name, both times in ms, their ratio."""
-    own, peer = taking_turns(updates(shape, count), rounds)
+    timings = in_turns(updates(shape, count), rounds, spent)
+    own, peer = (statistics.median(timing.wall) for timing in timings.values())
     return [name, f"{1e3 * own:.1f}", f"{1e3 * peer:.1f}", f"{own / peer:.2f}"]
 
 

@@ -25,9 +25,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from _tables import milliseconds, percent, ratio
+from _turns import in_turns, spent
 from _update_trees import WIDTHS
 from _workers import use_cores
-from monitor import turned
 
 # Updates until everything has happened once.
 CYCLES = {"soap": 10, "lion_muon": 2, "sign_muon": 2}
@@ -76,14 +76,13 @@ def measured(
     cycles: dict[str, Callable[[], None]], rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of one update by method, round by round; they take turns."""
-    timings: dict[str, list[float]] = {method: [] for method in cycles}
-    for number in range(rounds):
-        for method in turned(list(cycles), number):
-            begin = time.process_time()
-            cycles[method]()
-            secs = time.process_time() - begin
-            timings[method].append(secs / CYCLES.get(method, 1))
-    return timings
+    timings = in_turns(
+        list(cycles), rounds, lambda method: spent(cycles[method]), warm_up=0
+    )
+    return {
+        method: [secs / CYCLES.get(method, 1) for secs in timing.cpu]
+        for method, timing in timings.items()
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

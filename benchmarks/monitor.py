@@ -36,8 +36,9 @@ from typing import Any
 
 from _options import add_timing
 from _tables import milliseconds, percent, ratio
+from _turns import Timing, asked, in_turns
 from _workers import use_cores
-from train_step import Timing, busy_machine
+from train_step import busy_machine
 
 EVERY_STEPS = 50
 TURNS = 5
@@ -67,29 +68,12 @@ def measure(optimizer: str, size: str, rounds: int) -> dict[str, Timing]:
         sides[form] = JoptSide()
         sides[form].build(optimizer, size, overrides)
         sides[form].prepare("step")
-    timings = {form: Timing([], []) for form in FORMS}
-    for number in range(rounds + 1):
-        secs, cpu_secs = dict.fromkeys(FORMS, 0.0), dict.fromkeys(FORMS, 0.0)
-        for turn in range(TURNS):
-            for form in turned(list(FORMS), number * TURNS + turn):
-                found = sides[form].time("step", EVERY_STEPS // TURNS)
-                secs[form] += found["secs"] / TURNS
-                cpu_secs[form] += found["cpu_secs"] / TURNS
-        if number:  # the first round warms up
-            for form, timing in timings.items():
-                timing.wall.append(secs[form])
-                timing.cpu.append(cpu_secs[form])
-    return timings
-
-
-def turned(forms: list[str], number: int) -> list[str]:
-    """The forms, begun at another one each time.
-
-    >>> turned(["a", "b", "c"], 4)
-    ['b', 'c', 'a']
-    """
-    start = number % len(forms)
-    return forms[start:] + forms[:start]
+    return in_turns(
+        list(FORMS),
+        rounds,
+        lambda form: asked(sides[form].time("step", EVERY_STEPS // TURNS)),
+        turns=TURNS,
+    )
 
 
 def rows(optimizer: str, timings: dict[str, Timing]) -> list[list[str]]:

@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _tables import taking_turns
+from _turns import in_turns, spent
 from polar_accuracy import Form, classes, jopt_form, optax_form
 
 from jopt.linalg import reference
@@ -93,7 +93,8 @@ def measured(size: int, rounds: int) -> dict[str, Point]:
             return lambda: jax.block_until_ready(program(x))
 
         sides = [ready(form) for form in forms.values()]
-        times.append(taking_turns(sides, rounds, time.process_time))
+        timings = in_turns(sides, rounds, spent)
+        times.append([statistics.median(timing.cpu) for timing in timings.values()])
     return {
         name: Point(by_shape, distances(form, matrices))
         for (name, form), by_shape in zip(

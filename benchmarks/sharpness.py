@@ -32,15 +32,14 @@ import argparse
 import math
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from _options import add_timing
 from _tables import percent, ratio
+from _turns import Timing, in_turns, spent
 from _workers import use_cores
-from monitor import turned
-from train_step import Timing, busy_machine
+from train_step import busy_machine
 
 BOUND = 1.05
 SHARE = 0.05
@@ -179,17 +178,7 @@ def measure(
     runs: Mapping[str, Callable[[], Any]], rounds: int, calls: int = CALLS
 ) -> dict[str, Timing]:
     """Seconds of one call of each, a mean over `calls`, by round."""
-    timings = {name: Timing([], []) for name in runs}
-    for number in range(rounds + 1):
-        for name in turned(list(runs), number):
-            wall, cpu = time.perf_counter(), time.process_time()
-            for _ in range(calls):
-                runs[name]()
-            taken = time.perf_counter() - wall, time.process_time() - cpu
-            if number:
-                timings[name].wall.append(taken[0] / calls)
-                timings[name].cpu.append(taken[1] / calls)
-    return timings
+    return in_turns(list(runs), rounds, lambda name: spent(runs[name], calls))
 
 
 def step_rows(task: str, timings: Mapping[str, Timing]) -> list[list[str]]:

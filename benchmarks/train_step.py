@@ -49,6 +49,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from _tables import milliseconds, ratio
+from _turns import Spent, Timing, asked, in_turns
 from _workers import Worker, WorkerError
 
 from jopt.reporting import markdown_table
@@ -91,13 +92,6 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.dtype}, {self.threads} threads, {self.optimizer}"
-
-
-class Timing(NamedTuple):
-    """Seconds of each round, by wall clock and by processor time."""
-
-    wall: list[float]
-    cpu: list[float]
 
 
 class Side(NamedTuple):
@@ -176,22 +170,21 @@ class Pair:
             for piece in pieces:
                 if piece != "step":
                     worker.ask("prepare", piece=piece)
-        timed = {
-            worker: {piece: Timing([], []) for piece in pieces}
-            for worker in (self.jopt, self.torch)
-        }
-        for warm_up in (True, *[False] * rounds):
-            for piece in pieces:
-                for worker, timings in timed.items():
-                    time.sleep(PAUSE_SECS)
-                    count = 1 if warm_up else steps
-                    result = worker.ask("time", piece=piece, count=count)
-                    if not warm_up:
-                        timings[piece].wall.append(result["secs"])
-                        timings[piece].cpu.append(result["cpu_secs"])
+        workers = {"jopt": self.jopt, "torch": self.torch}
+
+        def measure(case: tuple[str, str]) -> Spent:
+            piece, side = case
+            time.sleep(PAUSE_SECS)
+            return asked(workers[side].ask("time", piece=piece, count=steps))
+
+        cases = [(piece, side) for piece in pieces for side in workers]
+        timings = in_turns(cases, rounds, measure)
+        jopt, torch = (
+            {piece: timings[piece, side] for piece in pieces} for side in workers
+        )
         return (
-            Side("jopt", self.compile_secs, self.jopt_first_secs, timed[self.jopt]),
-            Side("torch", 0.0, self.torch_first_secs, timed[self.torch]),
+            Side("jopt", self.compile_secs, self.jopt_first_secs, jopt),
+            Side("torch", 0.0, self.torch_first_secs, torch),
         )
 
     def versions(self) -> dict[str, str]:

@@ -28,9 +28,9 @@ from pathlib import Path
 
 from _options import add_timing
 from _tables import milliseconds, percent, ratio
+from _turns import asked, in_turns
 from _update_trees import WIDTHS
 from _workers import Worker
-from monitor import turned
 from train_step import busy_machine
 
 HERE = Path(__file__).parent
@@ -41,7 +41,6 @@ def measure(
     tree: str, threads: int, rounds: int, peer_python: str | None
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, float]], dict[str, str]]:
     """Seconds by form, what building each form took, and versions."""
-    clock = "cpu_secs" if threads == 1 else "secs"
     with ExitStack() as stack:
         commands = [[sys.executable, str(HERE / "_update_jax.py"), str(threads)]]
         if peer_python:
@@ -49,14 +48,12 @@ def measure(
         workers = [stack.enter_context(Worker(command)) for command in commands]
         sides = {form: w for w in workers for form in w.ask("forms")}
         built = {f: w.ask("build", tree=tree, form=f) for f, w in sides.items()}
-        timings: dict[str, list[float]] = {form: [] for form in sides}
-        for number in range(rounds + 1):
-            for form in turned(list(sides), number):
-                secs = sides[form].ask("time", form=form)[clock]
-                if number:
-                    timings[form].append(secs)
+        timings = in_turns(
+            list(sides), rounds, lambda form: asked(sides[form].ask("time", form=form))
+        )
         versions = {k: v for w in workers for k, v in w.ask("versions").items()}
-    return timings, built, versions
+    seconds = {form: timing.by(threads) for form, timing in timings.items()}
+    return seconds, built, versions
 
 
 def rows(

@@ -16,6 +16,14 @@ _CPU_BFLOAT16 = {"0.10": "float32", "0.12": "bfloat16"}
 # Names that Linux gives these instructions on x86.
 _BFLOAT16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
+# Products whose result is Hermitian need one triangle of it. In three blocks of columns
+# that took .66 to .92 of the whole product on a CPU from this size on, and no less than
+# it below (docs/polar_factors.md). More blocks were a little faster for few matrices,
+# but their copies need more memory. Blocks end at a multiple of what vectors hold.
+_TRIANGLE_BLOCKS = 3
+_TRIANGLE_ROWS = 448
+_TRIANGLE_MULTIPLE = 32
+
 # From this ratio of columns to rows on the Gram iteration costs less.
 GRAM_ASPECT = 2
 
@@ -69,6 +77,25 @@ def _cpu_features() -> set[str]:
         return set()
     flags = next((line for line in lines if line.startswith("flags")), "")
     return set(flags.partition(":")[2].split())
+
+
+def triangle_edges(rows: int) -> tuple[int, ...]:
+    """Where to cut a Hermitian product of so many rows into blocks of columns.
+
+    Each block is computed from the diagonal down. Nothing is the whole product: below
+    448 rows, and on GPUs and TPUs, which were not measured. Asks JAX for its backend.
+
+    >>> triangle_edges(256)
+    ()
+    """
+    if rows < _TRIANGLE_ROWS or jax.default_backend() != "cpu":
+        return ()
+    multiple = _TRIANGLE_BLOCKS * _TRIANGLE_MULTIPLE
+    inner = [
+        number * rows // multiple * _TRIANGLE_MULTIPLE
+        for number in range(1, _TRIANGLE_BLOCKS)
+    ]
+    return (0, *inner, rows)
 
 
 def default_method(rows: int, columns: int) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from jopt.linalg._policy import bfloat16_result
+from jopt.linalg._policy import bfloat16_result, triangle_edges
 
-# S stacked matrices; M, N rows and columns.
-GRAM = "smn,skn->smk"
-SQUARE = "smk,skl->sml"
+# S stacked matrices; M, N rows and columns; K columns of a block.
+GRAM = "smn,skn->smk"  # of X and its conjugate
+SQUARE = "smk,skl->sml"  # of Hermitian matrices that commute
 APPLY = "smk,skn->smn"
+# The axis of the second factor that becomes the columns, where the result is Hermitian.
+COLUMNS = {GRAM: 1, SQUARE: 2}
 
 Product: TypeAlias = Callable[[str, jax.Array, jax.Array], jax.Array]
 
@@ -26,6 +29,9 @@ def products(
     result: jax.typing.DTypeLike | None = None,
 ) -> Product:
     """An einsum whose factors are rounded to `dtype` and whose sums are not.
+
+    Results of `GRAM` and `SQUARE` are taken to be Hermitian: of large ones only one
+    triangle is computed (`triangle_edges`).
 
     Args:
         dtype: of the factors.
@@ -58,10 +64,22 @@ def _product(
 ) -> jax.Array:
     # A batched form even for one matrix: XLA on CPU widens a plain two-dimensional
     # bfloat16 `x @ x.T` to float32, at several times the cost.
-    return jnp.einsum(
-        form,
-        x.astype(dtype),
-        y.astype(dtype),
-        precision=precision,
-        preferred_element_type=result,
+    product = partial(
+        jnp.einsum, form, precision=precision, preferred_element_type=result
     )
+    x, y = x.astype(dtype), y.astype(dtype)
+    edges = triangle_edges(x.shape[1]) if form in COLUMNS else ()
+    if not edges:
+        return product(x, y)
+    below = [  # the blocks of columns from the diagonal down
+        product(x[:, low:], jax.lax.slice_in_dim(y, low, high, axis=COLUMNS[form]))
+        for low, high in pairwise(edges)
+    ]
+    columns_SMK = []
+    for number, (low, high) in enumerate(pairwise(edges)):
+        above = [
+            earlier[:, low - start : high - start].conj().swapaxes(1, 2)
+            for start, earlier in zip(edges, below[:number], strict=False)
+        ]
+        columns_SMK.append(jnp.concatenate([*above, below[number]], axis=1))
+    return jnp.concatenate(columns_SMK, axis=2)

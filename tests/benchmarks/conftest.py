@@ -79,3 +79,13 @@ def gram_restarts(monkeypatch):
 @pytest.fixture
 def sharpness(monkeypatch):
     return _load(monkeypatch, "sharpness")
+
+
+@pytest.fixture
+def turns(monkeypatch):
+    return _load(monkeypatch, "_turns")
+
+
+@pytest.fixture
+def optimizer_steps(monkeypatch):
+    return _load(monkeypatch, "optimizer_steps")

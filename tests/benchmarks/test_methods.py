@@ -22,10 +22,12 @@ def test_a_cycle_runs_and_state_is_counted_for_each_parameter(
     assert columns[0] == state_bytes
 
 
-def test_a_round_is_the_average_of_a_cycle(methods, monkeypatch):
-    seconds = iter([0.0, 3.0, 3.0, 43.0])
-    monkeypatch.setattr(methods.time, "process_time", lambda: next(seconds))
-    cycles = {"muon": lambda: None, "soap": lambda: None}
+def test_a_round_is_the_average_of_a_cycle(methods, turns, monkeypatch):
+    monkeypatch.setattr(methods, "spent", lambda run: run())
+    cycles = {
+        "muon": lambda: turns.Spent(9.0, 3.0),
+        "soap": lambda: turns.Spent(9.0, 40.0),
+    }
     assert methods.measured(cycles, 1) == {"muon": [3.0], "soap": [4.0]}
 
 

@@ -13,12 +13,6 @@ def test_bad_usage_exits_with_2(watching, flag, capsys):
     assert "usage" in capsys.readouterr().err
 
 
-def test_every_form_begins_a_turn_equally_often(watching):
-    forms = list(watching.FORMS)
-    first = [watching.turned(forms, turn)[0] for turn in range(2 * len(forms))]
-    assert sorted(first) == sorted(2 * forms)
-
-
 def test_rows_compare_with_off(watching):
     timing = watching.Timing
     timings = {
