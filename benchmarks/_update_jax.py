@@ -24,9 +24,9 @@ import numpy as np
 import optax
 
 import jopt
+from jopt.linalg._products import APPLY, GRAM, SQUARE, products
 
 RATE = 0.01
-GRAM = "smk,snk->smn"
 
 
 def matrices_only(params: Any) -> Any:
@@ -62,24 +62,24 @@ def bare_products(
     fall below.
     """
 
-    def product(a: jax.Array, b: jax.Array, form: str = "smk,skn->smn") -> jax.Array:
-        return jnp.einsum(form, a, b, preferred_element_type=jnp.bfloat16)
+    product = products(jnp.bfloat16, result=jnp.bfloat16)
 
     def engine(x_SMN: jax.Array) -> jax.Array:
         wide = x_SMN.shape[2] >= 2 * x_SMN.shape[1]
         x_SMN = x_SMN.astype(jnp.bfloat16)
-        gram_SMM = product(x_SMN, x_SMN, GRAM)
-        factor_SMM = square_SMM = product(gram_SMM, gram_SMM)
+        gram_SMM = product(GRAM, x_SMN, x_SMN)
+        factor_SMM = square_SMM = product(SQUARE, gram_SMM, gram_SMM)
         for stage in range(1, stages):
             if wide and stage not in restarts:
-                gram_SMM = product(product(square_SMM, gram_SMM), square_SMM)
-                square_SMM = product(gram_SMM, gram_SMM)
-                factor_SMM = product(factor_SMM, square_SMM)
+                half_SMM = product(SQUARE, square_SMM, gram_SMM)
+                gram_SMM = product(SQUARE, half_SMM, square_SMM)
+                square_SMM = product(SQUARE, gram_SMM, gram_SMM)
+                factor_SMM = product(SQUARE, factor_SMM, square_SMM)
             else:
-                x_SMN = product(factor_SMM, x_SMN)
-                gram_SMM = product(x_SMN, x_SMN, GRAM)
-                factor_SMM = square_SMM = product(gram_SMM, gram_SMM)
-        return product(factor_SMM, x_SMN).astype(jnp.float32)
+                x_SMN = product(APPLY, factor_SMM, x_SMN)
+                gram_SMM = product(GRAM, x_SMN, x_SMN)
+                factor_SMM = square_SMM = product(SQUARE, gram_SMM, gram_SMM)
+        return product(APPLY, factor_SMM, x_SMN).astype(jnp.float32)
 
     return engine
 

@@ -59,7 +59,7 @@ def test_a_large_product_has_fewer_flop():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("coeffs", "compute_dtype", "bound"),
-    [("jordan", "float32", 2e-6), ("polar_express_fast4", "bfloat16", 2e-2)],
+    [("jordan", "float32", 1e-5), ("polar_express_fast4", "bfloat16", 4e-2)],
 )
 def test_large_matrices_follow_the_scalar_map(
     draw, method, coeffs, compute_dtype, bound
