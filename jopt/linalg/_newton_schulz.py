@@ -26,7 +26,8 @@ def newton_schulz(
 
     Products have factors in `compute_dtype`; what is between two of them is float32 or
     wider. Cost: 4 M^2 N + 2 M^3 flop for each stage and matrix; 2 M^3 less where c is
-    0. `start` has the normalisations.
+    0; a third less of X X^H and its square where one triangle is computed
+    (`triangle_edges`). `start` has the normalisations.
 
     >>> x_SMN = jnp.array([[[3.0, 0.0], [0.0, 1.0]]])
     >>> newton_schulz(x_SMN, ((1.5, -0.5, 0.0),) * 12).round(4).tolist()
