@@ -30,14 +30,17 @@ def curvature_report(
 
     Args:
         steps: of checkpoints; all if empty.
-        num_examples, num_matvecs: instead of those in `monitor.curvature`.
+        num_examples, num_matvecs: instead of those in `monitor.curvature`; without
+            either, the examples are one batch.
     """
     plan = run.plan
     known, _ = edges(plan.config, plan.optimizer.table)
     config = plan.config.monitor.curvature.copy_and_resolve_references()
     with config.unlocked():
         config.what = CURVATURES if known else WITHOUT_RATIO
-        config.num_examples = num_examples or config.num_examples
+        config.num_examples = (
+            num_examples or config.num_examples or plan.config.train.batch_size
+        )
         config.num_matvecs = num_matvecs or config.num_matvecs
     monitor = CurvatureMonitor(plan, run.source, config)
     rows: list[dict[str, Any]] = []

@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     curvature.add_argument(
         "--num_examples",
         type=_positive,
-        help="those of the run's config",
+        help="those of the run's config, else a batch",
     )
     curvature.add_argument(
         "--num_matvecs",

@@ -32,6 +32,8 @@ Metrics = dict[str, jax.Array]
 
 # The part of a run's time that is recommended at most.
 SHARE = 0.05
+# The examples of a firing where nobody says how many: this part of a batch.
+BATCH_PARTS = 8
 
 
 class CurvatureMonitor:
@@ -196,9 +198,13 @@ def _rows(plan: Plan, own: ConfigDict) -> tuple[int, int]:
     """Examples, and the microbatches that they are taken in."""
     train = plan.config.train
     micro = train.batch_size // train.accumulation
-    rows = train.batch_size if own.num_examples is None else own.num_examples
-    count = max(1, rows // micro)
     devices = row_devices(plan.mesh)
+    rows = own.num_examples
+    if rows is None:
+        rows = math.ceil(train.batch_size / BATCH_PARTS)
+        unit = micro if rows > micro else devices
+        rows = unit * math.ceil(rows / unit)
+    count = max(1, rows // micro)
     if rows < 1 or rows % (count * devices):
         raise ConfigError(
             f"monitor.curvature.num_examples is {rows}; it must be a multiple of "

@@ -31,13 +31,20 @@ DIGITS = (
     "--config.model.num_layers=1",
     "--config.monitor.every_steps=0",
     "--config.monitor.curvature.num_matvecs=60",
+    "--config.monitor.curvature.num_probes=8",
+    "--config.monitor.curvature.num_examples=32",
     "--config.report.html=False",
 )
 ON = "--config.monitor.curvature.every_steps=2"
 
 
+WHAT = "--config.monitor.curvature.what"
+WITH_RATIO = f"{WHAT}=('lambda_max','trace','stability_ratio')"
+
+
 def config_of(*flags):
-    return parse([*DIGITS, *flags]).config
+    what = () if any(flag.startswith(WHAT) for flag in flags) else (WITH_RATIO,)
+    return parse([*DIGITS, *what, *flags]).config
 
 
 def only_rule(config, **rule):
@@ -201,6 +208,19 @@ def test_examples_that_do_not_divide_and_rules_without_a_threshold():
     plan = make_plan(resolve(config))
     with pytest.raises(ConfigError, match="no rule has a known threshold: rest: none"):
         CurvatureMonitor(plan, None)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation", "rows"),
+    [(64, 1, 8), (20, 1, 3), (4, 1, 1), (104, 26, 16), (104, 13, 16), (96, 16, 12)],
+)
+def test_without_a_number_an_eighth_of_a_batch_is_measured(
+    batch_size, accumulation, rows
+):
+    config = config_of(ON)
+    config.train.update(batch_size=batch_size, accumulation=accumulation)
+    config.monitor.curvature.update(num_examples=None, what=("trace",))
+    assert CurvatureMonitor(make_plan(resolve(config)), None).rows == rows
 
 
 @pytest.mark.parametrize(
