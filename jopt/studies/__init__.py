@@ -1,7 +1,7 @@
 """Sweeps, comparisons and named studies over training runs."""
 
 from jopt.studies._definition import arm, default_sweep
-from jopt.studies._flatness import compare_flatness
+from jopt.studies._flatness import compare_cost, compare_flatness
 from jopt.studies._methods import compare_methods, compare_on_language
 from jopt.studies._samplers import sample
 from jopt.studies._space import (
@@ -20,6 +20,7 @@ __all__ = [
     "Dist",
     "arm",
     "choice",
+    "compare_cost",
     "compare_flatness",
     "compare_methods",
     "compare_on_language",

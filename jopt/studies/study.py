@@ -76,6 +76,11 @@ STUDIES: dict[str, Study | Computed] = {
         "configs/sweeps/flatness_mnist5k.py",
         against="sgd",
     ),
+    "sharpness_cost_digits": Study(
+        "Which members of the SAM family pay, at equal gradient evaluations?",
+        "configs/sweeps/sharpness_cost_digits.py",
+        against="sgd",
+    ),
     "sam_spectral_lm": Study(
         "Does a perturbation in the spectral ball help Muon on a language model?",
         "configs/sweeps/sam_spectral_lm.py",
