@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jopt.linalg import widened
 from jopt.transforms._dispatch import Spread
 from jopt.transforms._norms import nonzero
 from jopt.transforms._specs import MatrixSpecs
-from jopt.transforms._weights import check_weights, require_params, weight_views
+from jopt.transforms._weights import beside_weights
 from jopt.tree import PyTree
 
 # S stacked matrices; M fan-in; N fan-out.
@@ -54,23 +53,8 @@ def radial_brake(
     >>> tx.update(step, tx.init(w), w)[0]["w"].tolist()
     [[1.0, 0.0]]
     """
-    views = weight_views(matrix_specs, shardings)
-
-    def init(params: PyTree) -> optax.EmptyState:
-        check_weights("radial_brake", views, params)
-        return optax.EmptyState()
-
-    def update(
-        updates: PyTree,
-        state: optax.EmptyState,
-        params: PyTree = None,
-        **extra_args: Any,
-    ) -> tuple[PyTree, optax.EmptyState]:
-        del extra_args
-        require_params("radial_brake", params)
-        return views.map(partial(_braked, outward=outward), updates, params), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    braked = partial(_braked, outward=outward)
+    return beside_weights("radial_brake", braked, matrix_specs, shardings)
 
 
 def _braked(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jopt.linalg import widened
 from jopt.transforms._dispatch import Spread
 from jopt.transforms._norms import matrix_norm, nonzero, output_norm
 from jopt.transforms._specs import MatrixSpecs
-from jopt.transforms._weights import check_weights, require_params, weight_views
+from jopt.transforms._weights import beside_weights
 from jopt.tree import PyTree
 
 # S stacked matrices; M fan-in; N fan-out.
@@ -55,24 +54,8 @@ def update_floor(
     >>> tx.update(u, tx.init(w), w)[0]["w"].tolist()
     [[5.0, 0.0]]
     """
-    views = weight_views(matrix_specs, shardings)
-
-    def init(params: PyTree) -> optax.EmptyState:
-        check_weights("update_floor", views, params)
-        return optax.EmptyState()
-
-    def update(
-        updates: PyTree,
-        state: optax.EmptyState,
-        params: PyTree = None,
-        **extra_args: Any,
-    ) -> tuple[PyTree, optax.EmptyState]:
-        del extra_args
-        require_params("update_floor", params)
-        raised = partial(_raised, ratio=ratio, per_output=per_output)
-        return views.map(raised, updates, params), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    raised = partial(_raised, ratio=ratio, per_output=per_output)
+    return beside_weights("update_floor", raised, matrix_specs, shardings)
 
 
 def _raised(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -51,6 +52,38 @@ def require_params(name: str, params: PyTree) -> None:
     """
     if params is None:
         raise ConfigError(f"{name} needs weights: call tx.update(grads, state, params)")
+
+
+def beside_weights(
+    name: str,
+    change: Callable[..., jax.Array],
+    matrix_specs: MatrixSpecs,
+    shardings: PyTree | None,
+) -> optax.GradientTransformationExtraArgs:
+    """A transform without state: `change(spread, updates, weights)` of each stack.
+
+    >>> tx = beside_weights("sum", lambda spread, u, w: u + w, None, None)
+    >>> ones = jnp.ones((1, 2))
+    >>> tx.update(ones, tx.init(ones), ones)[0].tolist()
+    [[2.0, 2.0]]
+    """
+    views = weight_views(matrix_specs, shardings)
+
+    def init(params: PyTree) -> optax.EmptyState:
+        check_weights(name, views, params)
+        return optax.EmptyState()
+
+    def update(
+        updates: PyTree,
+        state: optax.EmptyState,
+        params: PyTree = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, optax.EmptyState]:
+        del extra_args
+        require_params(name, params)
+        return views.map(change, updates, params), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def value_at(value: optax.ScalarOrSchedule, step: jax.Array | None) -> tuple[Any, Any]:
