@@ -25,7 +25,7 @@ from jopt.parallel import (
 )
 from jopt.training._adaptive_batch import AdaptiveBatch
 from jopt.training._batch_sizes import batch_sizes, consumed, counts
-from jopt.training._config import validate
+from jopt.training._config_checks import validate
 from jopt.training._grams import Grams, choose_grams
 from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype

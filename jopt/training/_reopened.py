@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,15 +34,25 @@ class Reopened(NamedTuple):
 def reopened(folder: Path) -> Iterator[Reopened]:
     """Builds again what a run trained; changes nothing in its folder.
 
+    Config keys that the run's version did not have get their defaults, and that is
+    said on standard error.
+
     Fails: `ConfigError` where there is no run, or one that this machine cannot build.
     """
     set_xla_flags()
     # Imports of a second or more come after the flags, and not for --help.
     from jopt.training._checkpoints import Checkpoints
+    from jopt.training._config import with_later_keys
     from jopt.training._plan import make_plan, resolve
     from jopt.training._run_folder import read_config
 
-    config = resolve(read_config(folder))
+    config, added = with_later_keys(read_config(folder))
+    if added:
+        print(
+            f"{folder} is of an older version; with its default: {', '.join(added)}",
+            file=sys.stderr,
+        )
+    config = resolve(config)
     set_compilation_cache()
     plan = make_plan(config)
     source = plan.task.load(config)

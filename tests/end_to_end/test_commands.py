@@ -108,6 +108,19 @@ def test_evaluate_repeats_the_result_and_changes_nothing(training, capfd):
     assert "no checkpoint 9; present: 3, 6" in capfd.readouterr().err
     assert snapshot(folder) == before
 
+    # A run of a version that had fewer keys.
+    recorded = json.loads((folder / "config.json").read_text())
+    del (
+        recorded["config"]["monitor"]["curvature"],
+        recorded["config"]["eval"]["batches"],
+    )
+    (folder / "config.json").write_text(json.dumps(recorded))
+    assert main(["evaluate", str(folder)]) == 0
+    shown = capfd.readouterr()
+    assert shown.out.startswith(f"step 6: {bits:.4f} validation bits/byte on ")
+    assert "older version; with its default: " in shown.err
+    assert "eval.batches" in shown.err and "monitor.curvature" in shown.err
+
 
 def test_evaluate_tells_the_domains_apart(training):
     """Of the plays: six genres, whose bytes add up to the split."""

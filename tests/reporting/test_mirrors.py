@@ -14,7 +14,8 @@ import pytest
 
 from jopt.errors import ConfigError
 from jopt.reporting import MetricsLog, mirror_faults, open_mirrors
-from jopt.training._config import default_config, validate
+from jopt.training._config import default_config
+from jopt.training._config_checks import validate
 
 TRACKER = """
 def start(folder):

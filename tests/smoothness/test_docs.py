@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jopt
 from jopt.optimizers import CATALOG
-from jopt.training._config import validate
+from jopt.training._config_checks import validate
 from jopt.training._flags import load_config
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from jopt.errors import ConfigError
 from jopt.training import _batch_rule
 from jopt.training._batch_rule import BatchRule, after_skipped, after_step
 from jopt.training._batch_sizes import MICROBATCHES_AHEAD, BatchSizes, batch_sizes
-from jopt.training._config import default_config, validate
+from jopt.training._config import default_config
+from jopt.training._config_checks import validate
 
 RULE = BatchRule(
     rows=4,

@@ -13,7 +13,8 @@ from jopt import data, models
 from jopt.__main__ import main
 from jopt.errors import ConfigError
 from jopt.training import presets
-from jopt.training._config import default_config, validate
+from jopt.training._config import default_config
+from jopt.training._config_checks import validate
 from jopt.training._evaluation import corrupted, totals
 from jopt.training._plan import make_plan, resolve
 from jopt.training.main import main as train

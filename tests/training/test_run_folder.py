@@ -9,7 +9,8 @@ import pytest
 
 from jopt.errors import ConfigError, WorkdirInUseError
 from jopt.reporting import MetricsLog, read_metrics
-from jopt.training._config import default_config, flatten, validate
+from jopt.training._config import default_config, flatten
+from jopt.training._config_checks import validate
 from jopt.training._run_folder import RunFolder, default_folder
 
 

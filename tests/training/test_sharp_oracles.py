@@ -15,7 +15,8 @@ from jopt.errors import ConfigError, JoptWarning
 from jopt.models import mlp
 from jopt.training import presets
 from jopt.training._checkpoints import Checkpoints
-from jopt.training._config import default_config, validate
+from jopt.training._config import default_config
+from jopt.training._config_checks import validate
 from jopt.training._explain import explain
 from jopt.training._grams import choose_grams
 from jopt.training._guard import DivergedError
