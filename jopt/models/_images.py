@@ -12,6 +12,7 @@ from flax import nnx
 
 from jopt.errors import ConfigError
 from jopt.matrix import MatrixSpec
+from jopt.models._convolution import conv_general_dilated
 from jopt.models._model import Batch, Model
 from jopt.models._nnx import nnx_model
 from jopt.models._settings import DTYPES, is_number, value_fault
@@ -94,6 +95,7 @@ def conv(
         use_bias=use_bias,
         kernel_init=_CONV_INIT,
         dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )
 
