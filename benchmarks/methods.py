@@ -3,9 +3,11 @@
   python benchmarks/methods.py
   python benchmarks/methods.py --tree=gpt2s4 --rounds=3 --methods=muon,soap
 
-Every method of `jopt.training.methods` as a rule makes it, on the matrices of a tree
-(`_update_trees`) and nothing else, float32 parameters and fixed float32 gradients, all
-in one process that takes turns, pinned to one core.
+Every method of `jopt.training.methods` that needs nothing but gradients, as a rule
+makes it, on the matrices of a tree (`_update_trees`) and nothing else, float32
+parameters and fixed float32 gradients, all in one process that takes turns, pinned to
+one core. For the others, which measure noise or activations, there is
+`benchmarks/criteria.py`.
 
   ms             processor time of one update, median of the rounds (smallest)
   of muon        over `muon`, of the medians (of single rounds: smallest-largest)
@@ -72,6 +74,19 @@ def prepared(method: str, tree: str) -> tuple[Callable[[], None], list[str]]:
     return cycle, columns
 
 
+def from_gradients() -> list[str]:
+    """The methods that no other argument of an update is given to."""
+    from jopt.optimizers import CATALOG
+    from jopt.training.methods import METHODS
+
+    return [
+        name
+        for name, method in METHODS.items()
+        if method.optimizer not in CATALOG
+        or not CATALOG[method.optimizer].needs_of(method.options)
+    ]
+
+
 def measured(
     cycles: dict[str, Callable[[], None]], rounds: int
 ) -> dict[str, list[float]]:
@@ -97,13 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_cores(1)
 
     from jopt.reporting import markdown_table
-    from jopt.training.methods import METHODS
 
-    methods = options.methods.split(",") if options.methods else list(METHODS)
-    if options.rounds < 1 or "muon" not in methods or not METHODS.keys() >= {*methods}:
-        parser.error(
-            f"--rounds is 1 or more, --methods has muon and is among {[*METHODS]}"
-        )
+    known = from_gradients()
+    methods = options.methods.split(",") if options.methods else known
+    if options.rounds < 1 or "muon" not in methods or not {*known} >= {*methods}:
+        parser.error(f"--rounds is 1 or more, --methods has muon and is among {known}")
     cycles, columns = {}, {}
     for method in methods:
         cycles[method], columns[method] = prepared(method, options.tree)

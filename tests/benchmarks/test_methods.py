@@ -31,8 +31,16 @@ def test_a_round_is_the_average_of_a_cycle(methods, turns, monkeypatch):
     assert methods.measured(cycles, 1) == {"muon": [3.0], "soap": [4.0]}
 
 
+def test_every_method_that_is_timed_makes_an_update(methods, small):
+    names = methods.from_gradients()
+    assert len(names) > 20 and "soap_muon" in names and "spec_sign" not in names
+    for name in ("adamw", "normuon", "dion", "scion"):
+        methods.prepared(name, "d256")
+
+
 @pytest.mark.parametrize(
-    "flag", ["--methods=soap", "--methods=muon,sope", "--rounds=0"]
+    "flag",
+    ["--methods=soap", "--methods=muon,sope", "--methods=muon,spec_sign", "--rounds=0"],
 )
 def test_bad_usage_exits_with_2(methods, flag, capsys, monkeypatch):
     monkeypatch.setattr(methods, "use_cores", lambda count: None)

@@ -66,18 +66,20 @@ def test_values_and_all_derivatives_are_those_of_jax(
         )
 
 
-def test_gradients_in_a_loop_have_the_axes_that_a_cpu_multiplies_fast():
+def test_derivatives_in_a_loop_have_the_axes_that_a_cpu_multiplies_fast():
     x, kernel = arrays((2, 6, 6, 3), (3, 3, 3, 4))
 
     def axes(convolution):
-        def gradient(kernel):
-            def loss(pair):
-                return jnp.sum(convolution(*pair, (1, 1), ((1, 1), (1, 1))) ** 2)
+        def loss(pair):
+            return jnp.sum(convolution(*pair, (1, 1), ((1, 1), (1, 1))) ** 2)
 
-            return jax.grad(loss)((x, kernel))[1]
+        def hessian_product(kernel):
+            at = x, kernel
+            along = jnp.zeros_like(x), kernel
+            return jax.jvp(jax.grad(loss), (at,), (along,))[1][1]
 
         def looped(kernel):
-            return jax.lax.fori_loop(0, 3, lambda _, k: gradient(k), kernel)
+            return jax.lax.fori_loop(0, 3, lambda _, k: hessian_product(k), kernel)
 
         text = jax.jit(looped).lower(kernel).compile().as_text()
         return set(re.findall(r"dim_labels=([\w>-]+)", text))
@@ -85,6 +87,25 @@ def test_gradients_in_a_loop_have_the_axes_that_a_cpu_multiplies_fast():
     assert axes(own) == {"b01f_01io->b01f"}
     # Weak: if JAX or XLA put them in order, our convolution is not needed any more.
     assert axes(theirs) != {"b01f_01io->b01f"}
+
+
+def test_gradients_of_shards_add_up():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, kernel = arrays((2, 6, 6, 3), (3, 3, 3, 4))
+
+    def gradient(convolution):
+        def shard(x, kernel):
+            def loss(kernel):
+                return jnp.sum(convolution(x, kernel, (1, 1), ((1, 1), (1, 1))) ** 2)
+
+            return jax.grad(loss)(kernel)  # summed over shards, since kernel is whole
+
+        rows, whole = (jax.sharding.PartitionSpec(*axes) for axes in (("data",), ()))
+        return jax.shard_map(shard, mesh=mesh, in_specs=(rows, whole), out_specs=whole)
+
+    np.testing.assert_allclose(
+        jax.jit(gradient(own))(x, kernel), gradient(theirs)(x, kernel), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
