@@ -157,8 +157,8 @@ def default_config() -> ConfigDict:
                 # Of the loss, between two steps, in a program of its own; 0: off.
                 "curvature": {
                     "every_steps": 0,
-                    "num_matvecs": 10,  # of the ends of the spectrum
-                    "num_probes": 3,  # of the trace
+                    "num_matvecs": 7,  # of the ends of the spectrum
+                    "num_probes": 2,  # of the trace
                     # The first so many of the training order; none: an eighth of
                     # train.batch_size, so that every 100 steps it takes 5 % at most.
                     "num_examples": placeholder(int),
