@@ -37,8 +37,8 @@ def conv_general_dilated(
     derives have another order: those of a small CNN took 14 times as long in a scan
     over microbatches, 11 times in a branch, and Hessian products in a loop 12 times
     (JAX 0.12; 0.10 likewise). Here all derivatives, of any order, are convolutions in
-    that order again; values are the same but for rounding. Under `vmap`, and on other backends, this is `jax.lax`'s own.
-    Asks JAX for its backend.
+    that order again; values are the same but for rounding. Under `vmap`, and on other
+    backends, this is `jax.lax`'s own. Asks JAX for its backend.
 
     Fails: `ConfigError` for other axes or dilations, and options such as groups.
 
