@@ -143,6 +143,14 @@ from jopt.transforms._switch_rule import switch_needs
 from jopt.transforms._switch_state import SwitchState, read_choices
 from jopt.transforms._views import Views
 from jopt.transforms._vote import AxisName, majority_vote
+from jopt.transforms.replicas import (
+    Evaluated,
+    LocalUpdates,
+    LocalUpdatesState,
+    PseudoSync,
+    ReplicaGradient,
+    local_updates,
+)
 
 __all__ = [
     "ADAMW_RMS",
@@ -163,12 +171,15 @@ __all__ = [
     "Declared",
     "DionState",
     "Distribute",
+    "Evaluated",
     "Fallback",
     "GeometryName",
     "GradFn",
     "GradientPair",
     "HyperballState",
     "LocalSmoothnessState",
+    "LocalUpdates",
+    "LocalUpdatesState",
     "Mask",
     "MatrixSpecs",
     "Momentum",
@@ -177,7 +188,9 @@ __all__ = [
     "NanPolicy",
     "PerturbSync",
     "PolarMap",
+    "PseudoSync",
     "QkClipState",
+    "ReplicaGradient",
     "RuleName",
     "ShampooState",
     "ShapeMode",
@@ -221,6 +234,7 @@ __all__ = [
     "layer_direction",
     "layer_metrics",
     "linf_ascent",
+    "local_updates",
     "looksam",
     "majority_vote",
     "map_matrices",
