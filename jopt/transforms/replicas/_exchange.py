@@ -38,7 +38,7 @@ class Met(NamedTuple):
     Attributes:
         gradient: for the outer optimizer; (K, ...) where each has its own anchor.
         memory: of the exchange.
-        kept: float32, replicas that counted.
+        kept: float32, replicas that counted; (K,) where each has its own anchor.
     """
 
     gradient: PyTree

@@ -98,6 +98,7 @@ def warmup_step(
 ) -> Step:
     """One step of all replicas on their mean gradient; the anchor follows them."""
     check_batch(batch, settings.places.replicas)
+    shards = settings.shards(state) if settings.shard_outer else None
 
     def body(
         block: Block, params: PyTree, state: LocalUpdatesState, batch: PyTree
@@ -124,6 +125,8 @@ def warmup_step(
         anchor = anchor_of(jax.tree.map(lambda x: x[0], params))
         if settings.exchange.own_anchors:
             anchor = anchor_of(params)
+        if shards is not None:
+            anchor = shards.part(block, anchor)
         return params, inner, buffers, anchor, metrics
 
     where = specs(settings, state)

@@ -9,6 +9,8 @@ import optax
 from jax.sharding import Mesh
 
 from jopt.errors import ConfigError
+from jopt.transforms.replicas._compressed import compressed_mean
+from jopt.transforms.replicas._compressors import Compressor
 from jopt.transforms.replicas._exchange import Exchange, mean_exchange
 from jopt.transforms.replicas._loop import LocalUpdates
 from jopt.transforms.replicas._places import Mode, Places
@@ -31,8 +33,10 @@ def local_updates(
     mix: jax.typing.ArrayLike = 0.0,
     shared_coin: bool = False,
     learning_rate: optax.ScalarOrSchedule | None = None,
+    compressor: Compressor | None = None,
     exchange: Exchange | None = None,
     drop_nonfinite: bool = True,
+    shard_outer: bool = False,
     key: jax.Array | None = None,
     mesh: Mesh | None = None,
     mode: Mode = "shard_map",
@@ -71,10 +75,15 @@ def local_updates(
             pulls too. The updates of `inner`, which then has neither rate nor sign, are
             multiplied by -gamma_t, over 1 - p with a pseudo-sync. None is an `inner`
             with a rate of its own.
-        exchange: who meets whom; None is the mean of all.
+        compressor: fewer bits for what is sent, with error feedback; see
+            `compressed_mean`, which `exchange` can be for its other arguments.
+        exchange: who meets whom and how; None is the mean of all in float32.
         drop_nonfinite: replicas with NaN or infinity are left out of the mean and begin
             again from the anchor with a new inner state. With none left there is no
             outer step. Costs 4 bytes of all-reduce.
+        shard_outer: each device of the `replica` axis keeps a part of anchor and outer
+            state, along the first axis that divides; `outer` must act entry by entry.
+            The all-reduce becomes a reduce-scatter and an all-gather of as many bytes.
         key: `jax.random.key(seed)`, for coins and pairings.
         mesh: with an axis `replica`, outermost, that divides R. None is one of as many
             of all devices as divide R.
@@ -110,6 +119,11 @@ def local_updates(
     for name, number in {"num_replicas": num_replicas, "fragments": fragments}.items():
         if number < 1:
             raise ConfigError(f"{name} is {number}; expected 1 or more")
+    if compressor is not None and exchange is not None:
+        raise ConfigError(
+            "compressor= and exchange= both say what is sent; pass "
+            "exchange=compressed_mean(compressor), or one of the two"
+        )
     places = Places(num_replicas, mode, mesh)
     places.check()
     rounds = Rounds(period, warmup_steps, fragments, delay)
@@ -128,20 +142,44 @@ def local_updates(
                 "with a delay the anchor is still under way while replicas would be "
                 "pulled towards it; leave out pseudo_sync or delay"
             )
+    used = _exchange(compressor, exchange)
+    if used.own_anchors and (fragments > 1 or delay):
+        raise ConfigError(
+            f"the exchange {used.name!r} is of all parameters at once; leave out "
+            "fragments and delay"
+        )
+    if shard_outer and (
+        mode != "shard_map"
+        or used.name != "mean"
+        or fragments > 1
+        or delay
+        or pseudo_sync is not None
+    ):
+        raise ConfigError(
+            "shard_outer cuts the anchor, which goes with mode='shard_map' and the "
+            "plain mean alone: a pull needs the whole anchor at every step, and so do "
+            "fragments, delay and other exchanges"
+        )
     return LocalUpdates(
         Settings(
             inner=optax.with_extra_args_support(inner),
             outer=None if outer is None else optax.with_extra_args_support(outer),
             places=places,
             rounds=rounds,
-            exchange=mean_exchange() if exchange is None else exchange,
+            exchange=used,
             pseudo_sync=pseudo_sync,
             shared_coin=shared_coin,
             learning_rate=learning_rate,
             fragment_of=fragment_of,
             mix=mix,
             drop_nonfinite=drop_nonfinite,
-            shard_outer=False,
+            shard_outer=shard_outer,
             key=key,
         )
     )
+
+
+def _exchange(compressor: Compressor | None, exchange: Exchange | None) -> Exchange:
+    if compressor is not None:
+        return compressed_mean(compressor)
+    return mean_exchange() if exchange is None else exchange

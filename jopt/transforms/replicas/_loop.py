@@ -131,8 +131,8 @@ class LocalUpdates:
         self, fragment: int, replica_params: PyTree, state: LocalUpdatesState
     ) -> Both:
         params, state = _outer_step.send(self.settings, replica_params, state, fragment)
-        if self.settings.rounds.delay:
-            return params, state
+        if self.settings.rounds.delay or self.settings.shard_outer:
+            return params, state  # later, or it was done on the way
         return self.receive(params, state, fragment), state
 
     def receive(
@@ -185,7 +185,10 @@ class LocalUpdates:
         return params, state, metrics
 
     def finalize(self, replica_params: PyTree, state: LocalUpdatesState) -> Both:
-        """The end of training: what was not yet sent is, and all are at the anchor."""
+        """The end of training: what was not yet sent is, and all are at the anchor.
+
+        Where replicas have anchors of their own, at the mean of these: an exchange that
+        all wait for."""
 
         def stay(params: PyTree, state: LocalUpdatesState) -> Both:
             return params, state
@@ -198,6 +201,8 @@ class LocalUpdates:
                 replica_params,
                 state,
             )
+        if self.settings.exchange.own_anchors:
+            state = _outer_step.agree(self.settings, state)
         everything = tuple(range(self.settings.rounds.fragments))
         params = _outer_step.receive(self.settings, replica_params, state, everything)
         return params, state

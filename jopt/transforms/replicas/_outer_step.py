@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import optax
 
 from jopt.transforms.replicas._exchange import Meeting, per_replica
 from jopt.transforms.replicas._local_step import mean_buffers
+from jopt.transforms.replicas._outer_shards import Shards, mean_part
 from jopt.transforms.replicas._places import (
     OWN,
     Block,
@@ -53,7 +55,7 @@ def send(
                 part,
                 state.memory,
                 state.key,
-                state.metrics["rounds"].astype(jnp.int32),
+                jnp.ravel(state.metrics["rounds"])[0].astype(jnp.int32),
             ),
         )
         outer = _Outer(settings, state.outer_state[fragment], part)
@@ -63,17 +65,19 @@ def send(
         some = met.kept > 0
         # With nobody left there is no step: momentum and anchor stay.
         after, outer_state = jax.tree.map(
-            lambda new, old: jnp.where(some, new, old),
+            lambda new, old: jnp.where(_flags(settings, some, new), new, old),
             (after, outer_state),
             (part, state.outer_state[fragment]),
         )
         anchor = with_trained(state.anchor, after)
         dropped = block.replicas - met.kept
+        if settings.exchange.own_anchors:
+            dropped = 1 - keep.astype(jnp.float32)
         metrics = {
             "rounds": state.metrics["rounds"] + (fragment == fragments.number - 1),
             "dropped": dropped,
             "dropped_total": state.metrics["dropped_total"] + dropped,
-            "outer_gradient_norm": _norm(settings, block, met.gradient),
+            "outer_gradient_norm": _norm(settings, met.gradient),
         }
         after = state._replace(
             synced=state.synced.at[fragment].set(state.count),
@@ -88,9 +92,45 @@ def send(
             params, after = _begin_again(settings, block, keep, params, after)
         return params, after
 
+    if settings.shard_outer:
+        body = partial(_body_of_shards, settings, settings.shards(state))
     where = specs(settings, state)
     run = settings.places.run(body, (OWN, where), (OWN, where))
     return run(replica_params, state)
+
+
+def _body_of_shards(
+    settings: Settings,
+    shards: Shards,
+    block: Block,
+    params: PyTree,
+    state: LocalUpdatesState,
+) -> Both:
+    """The whole of a sync where each device has a part of anchor and outer state."""
+    keep = _sound(settings, block, params, state.buffers)
+    gradient, kept = mean_part(shards, block, params, state.anchor, keep)
+    outer = _Outer(settings, state.outer_state[0], state.anchor)
+    new = outer.step(gradient, learning_rate_at(settings, state.count - 1))
+    old = (state.anchor, state.outer_state[0])
+    part, outer_state = jax.tree.map(partial(jnp.where, kept > 0), new, old)
+    anchor = shards.whole(block, part)
+    params = with_trained(params, jax.tree.map(block.copies, anchor, trained(params)))
+    dropped = block.replicas - kept
+    after = state._replace(
+        synced=jnp.broadcast_to(state.count, state.synced.shape),
+        anchor=anchor,
+        outer_state=(outer_state,),
+        metrics={
+            "rounds": state.metrics["rounds"] + 1,
+            "dropped": dropped,
+            "dropped_total": state.metrics["dropped_total"] + dropped,
+            "outer_gradient_norm": shards.norm(block, gradient).astype(jnp.float32),
+        },
+    )
+    params, after = _carry(block, params, after, keep)
+    if settings.drop_nonfinite:
+        params, after = _begin_again(settings, block, keep, params, after)
+    return params, after._replace(anchor=part)
 
 
 def receive(
@@ -104,6 +144,8 @@ def receive(
     assigned = known(mix) == 0
 
     def body(block: Block, params: PyTree, anchor: PyTree) -> PyTree:
+        if settings.shard_outer:
+            anchor = settings.shards(state).whole(block, anchor)
         owners = settings.fragments_of(anchor)
 
         def one(w: jax.Array, a: jax.Array) -> jax.Array:
@@ -209,9 +251,24 @@ def _with(states: tuple[Any, ...], place: int, new: Any) -> tuple[Any, ...]:
     return (*states[:place], new, *states[place + 1 :])
 
 
-def _norm(settings: Settings, block: Block, gradient: PyTree) -> jax.Array:
-    """Of the outer gradient; the replica mean's where each has its own."""
-    if not settings.exchange.own_anchors:
-        return global_norm(gradient).astype(jnp.float32)
-    norms = jax.vmap(global_norm)(gradient)
-    return block.total(norms.astype(jnp.float32)) / block.replicas
+def _norm(settings: Settings, gradient: PyTree) -> jax.Array:
+    """Of the outer gradient, (K,) where each has its own."""
+    own = settings.exchange.own_anchors
+    return jax.vmap(global_norm)(gradient) if own else global_norm(gradient)
+
+
+def _flags(settings: Settings, flags: jax.Array, leaf: jax.Array) -> jax.Array:
+    """One flag for all, or (K,) of them in a shape that goes with a leaf (K, ...)."""
+    return per_replica(flags, leaf) if settings.exchange.own_anchors else flags
+
+
+def agree(settings: Settings, state: LocalUpdatesState) -> LocalUpdatesState:
+    """The mean of anchors that replicas have of their own, for all of them."""
+    where = specs(settings, state).anchor
+
+    def body(block: Block, anchor: PyTree) -> PyTree:
+        mean = jax.tree.map(lambda s: s / block.replicas, block.total(anchor))
+        return jax.tree.map(block.copies, mean, anchor)
+
+    run = settings.places.run(body, (where,), where)
+    return state._replace(anchor=run(state.anchor))

@@ -11,7 +11,8 @@ import optax
 
 from jopt.transforms.replicas._exchange import Exchange
 from jopt.transforms.replicas._fragments import Fragments, assign
-from jopt.transforms.replicas._places import Places, trained
+from jopt.transforms.replicas._outer_shards import Shards, shards_of
+from jopt.transforms.replicas._places import AXIS, Places, trained
 from jopt.transforms.replicas._pseudo_sync import PseudoSync
 from jopt.transforms.replicas._schedule import Rounds
 from jopt.tree import PyTree
@@ -45,6 +46,11 @@ class Settings(NamedTuple):
     def outer_init(self, anchor: PyTree) -> Any:
         """The state of the outer optimizer, empty without one."""
         return () if self.outer is None else self.outer.init(anchor)
+
+    def shards(self, state: Any) -> Shards:
+        """How anchor and outer state are cut, from whole or global arrays."""
+        mesh = self.places.on_mesh()
+        return shards_of(state.anchor, mesh.shape[AXIS])
 
     def key_data(self) -> jax.Array:
         """Raw data of the key; zeros where nothing is drawn."""

@@ -31,7 +31,8 @@ class LocalUpdatesState(NamedTuple):
         memory: of the exchange, such as what compression has kept back; `()` for a
             plain mean.
         metrics: `rounds`; `dropped` and `dropped_total`, replicas left out of a mean;
-            `outer_gradient_norm` of the last mean. float32.
+            `outer_gradient_norm` of the last mean. float32; (R,) where replicas have
+            anchors of their own.
     """
 
     count: jax.Array  # type: ignore[assignment] # tuple has a method of that name
@@ -66,7 +67,7 @@ def start(
         key=settings.key_data(),
         memory=settings.exchange.init(places, anchor),
         metrics={
-            name: jnp.zeros((), jnp.float32)
+            name: jnp.zeros((places.replicas,) if own else (), jnp.float32)
             for name in ("rounds", "dropped", "dropped_total", "outer_gradient_norm")
         },
     )
@@ -96,7 +97,13 @@ def anchor_of(params: PyTree) -> PyTree:
 def specs(settings: Settings, state: LocalUpdatesState) -> Any:
     """Where each part of a state lies: a prefix of it, of `OWN` and `COMMON`."""
     own = settings.exchange.own_anchors
+    anchor: PyTree
+    outer: PyTree
     anchor, outer = (OWN, OWN) if own else (COMMON, COMMON)
+    if settings.shard_outer:
+        shards = settings.shards(state)
+        anchor = shards.specs_of_anchor(state.anchor)
+        outer = shards.specs_of_state(state.outer_state)
     where: dict[str, Any] = {
         "count": COMMON,
         "synced": COMMON,
@@ -106,7 +113,7 @@ def specs(settings: Settings, state: LocalUpdatesState) -> Any:
         "buffers": OWN,
         "key": COMMON,
         "memory": settings.exchange.specs,
-        "metrics": COMMON,
+        "metrics": OWN if own else COMMON,
     }
     return state._replace(**where)
 
