@@ -64,7 +64,7 @@ def run(local, steps=STEPS, params=None, replicas=R):
     return params, state, seen
 
 
-def modes(*names):
+def modes():
     """The same numbers by shard_map, vmap, pmap, on a mesh with a data axis, on one."""
     key = jax.random.key(3)
     mesh = make_mesh(replica=2, data=2)
@@ -86,8 +86,6 @@ def modes(*names):
     }
     ends, coins = {}, []
     for name, how in ways.items():
-        if names and name not in names:
-            continue
         local = local_updates(ADAM, NESTEROV, **options, **how)
         params, state, seen = run(local)
         ends[name] = (params, state.anchor)
@@ -239,8 +237,7 @@ def resizing():
 
 SECTIONS = {
     "programs": programs,
-    "modes": lambda: modes("shard_map", "vmap", "pmap"),
-    "all modes": modes,
+    "modes": modes,
     "bit-equal": equal_after_sync,
     "nonfinite": nonfinite,
     "resizing": resizing,

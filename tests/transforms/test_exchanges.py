@@ -45,7 +45,9 @@ def round_trip(compressor, x):
 
 
 def relative_error(compressor, x):
-    return np.linalg.norm(round_trip(compressor, x) - x) / np.linalg.norm(x)
+    x = x.astype(np.float32)
+    error = round_trip(compressor, x).astype(np.float64) - x
+    return np.linalg.norm(error) / np.linalg.norm(x.astype(np.float64))
 
 
 @pytest.mark.parametrize(("make", "most", "codes"), [(int8, 127, 1), (int4, 7, 2)])
@@ -63,20 +65,24 @@ def test_few_bits_on_normal_and_heavy_tailed_moves():
     assert abs(relative_error(two_bit(), NORMAL) - 0.343) < 0.01
     # Exponents are worth it where a few entries are large, and only there.
     assert 1.3 < relative_error(e3m0(), NORMAL) / relative_error(int4(), NORMAL) < 1.5
-    small = np.abs(TAILS) < 1
-    lost = {
-        make.__name__: np.abs(round_trip(make(), TAILS) - TAILS)[small].mean()
-        for make in (e3m0, int4)
-    }
-    assert 4 * lost["e3m0"] < lost["int4"], lost
+    assert relative_error(e3m0(), TAILS) < 0.5 * relative_error(int4(), TAILS)
     for x in (TAILS, NORMAL * 1e-30, np.eye(4, 1000, dtype=np.float32)):
         assert relative_error(two_bit(), x) < 1  # a projection, whatever x is
         assert relative_error(top_k(0.1), x) < 1
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize("wire", ["all_gather", "all_to_all"])
 @pytest.mark.parametrize(
-    "compressor", [IDENTITY, int8(), int4(), e3m0(), two_bit(), top_k(0.3)]
+    "compressor",
+    [
+        IDENTITY,
+        int4(),
+        top_k(0.3),
+        *(pytest.param(c, marks=SLOW) for c in (int8(), e3m0(), two_bit())),
+    ],
 )
 def test_error_feedback_loses_nothing(compressor, wire):
     """Sums of what was sent and what is left are the sums of the moves."""
@@ -198,7 +204,8 @@ def test_eager_with_one_replica_is_diloco_and_else_its_formula():
     plain = {"period": 2, "mode": "vmap"}
     one = follow(jopt.diloco(optax.sgd(0.1), num_replicas=1, **made), 6, replicas=1)
     want = follow(jopt.diloco(optax.sgd(0.1), num_replicas=1, **plain), 6, replicas=1)
-    assert gap(at(one[0][1].anchor, 0), want[0][1].anchor) == 0
+    # Nothing else is added; programs of other shapes may round otherwise.
+    assert gap(at(one[0][1].anchor, 0), want[0][1].anchor) < 3e-7
     local = local_updates(optax.sgd(0.1), optax.sgd(1.0), num_replicas=2, **made)
     w = {"w": jnp.ones(1)}
     (end, state), (params, anchors, _) = follow(local, 5, params=w)
@@ -323,6 +330,7 @@ def test_the_simulator_of_workers_that_do_not_wait():
         run(outer=outer, steps_per_sec=[], period=1, pushes=1)
 
 
+@pytest.mark.slow
 def test_compressed_diloco_learns_in_two_bits():
     made = {"num_replicas": 2, "period": 4, "mode": "vmap"}
     ends = {}
@@ -334,6 +342,7 @@ def test_compressed_diloco_learns_in_two_bits():
     assert gap(*ends.values()) < 0.2
 
 
+@pytest.mark.slow
 def test_another_number_of_replicas_sends_on_what_was_kept_back():
     made = {"period": 2, "mode": "vmap", "compressor": int4()}
     local = jopt.diloco(optax.sgd(0.1), num_replicas=2, **made)
@@ -367,6 +376,7 @@ def test_what_does_not_go_together():
         local.resize(params, state, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.devices
 def test_exchanges_on_four_devices(on_devices):
     script = Path(__file__).with_name("exchanges_worker.py")
