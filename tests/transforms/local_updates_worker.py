@@ -151,14 +151,22 @@ def programs():
         )
         step = jax.jit(partial(local.local_step, loss)).lower(params, state, batch)
         text = step.compile().as_text()
-        sync = jax.jit(local.sync).lower(params, state).compile()
         found[mode] = {
             "conditionals": text.count(" conditional("),
             "crossing": crossing(text),
-            "inside": len(collectives(step.compile())),
-            "sync": [(c.kind, c.dtype) for c in collectives(sync)],
-            "bytes": sum(c.size for c in collectives(sync)),
+            "inside": text.count("replica_groups="),
         }
+        if mode == "shard_map":
+            sync = jax.jit(local.sync).lower(params, state).compile()
+            found[mode] |= {
+                "sync": [(c.kind, c.dtype) for c in collectives(sync)],
+                "bytes": sum(c.size for c in collectives(sync)),
+            }
+    local = jopt.post_local_sgd(optax.sgd(0.1), warmup_steps=1, num_replicas=4)
+    warmup = jax.jit(partial(local.warmup_step, loss))
+    batch = next(batches(1, replicas=4))
+    program = warmup.lower(*local.init(model()), batch).compile()
+    found["warmup"] = sum(c.size for c in collectives(program))
     return {"parameters": jopt.tree.count(model()), **found}
 
 

@@ -369,9 +369,10 @@ def test_what_does_not_go_together():
     local = local_updates(
         optax.sgd(0.1), None, exchange=pair_exchange(1.0), key=jax.random.key(0), **made
     )
-    params, state = local.init(LAYERS)
-    with pytest.raises(ConfigError, match="a device for each replica"):
-        local.sync(params, state)
+    params, state = jax.eval_shape(local.init, LAYERS)
+    if len(jax.devices()) == 1:
+        with pytest.raises(ConfigError, match="a device for each replica"):
+            jax.eval_shape(local.sync, params, state)
     with pytest.raises(ConfigError, match="cannot change in number"):
         local.resize(params, state, 3)
 

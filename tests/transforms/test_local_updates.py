@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from functools import partial
@@ -15,7 +16,13 @@ import pytest
 
 import jopt
 from jopt.errors import ConfigError, JoptWarning, ShapeError
-from jopt.transforms import Evaluated, PseudoSync, ReplicaGradient, local_updates
+from jopt.transforms import (
+    Evaluated,
+    PseudoSync,
+    ReplicaGradient,
+    int4,
+    local_updates,
+)
 
 R = 4
 SLOW = pytest.mark.slow
@@ -77,18 +84,24 @@ def same_bits(a, b):
     return jopt.tree.digest(a) == jopt.tree.digest(b)
 
 
-def alone(tx, batches, steps, params=None):
-    """One worker on batches (steps, ...)."""
-
-    def one(carry, batch):
-        params, state = carry
+@functools.cache
+def _one_worker(tx):
+    @jax.jit
+    def one(params, state, batch):
         grads = jax.grad(regression)(params, batch)
         updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return optax.apply_updates(params, updates), state
 
-    params = model() if params is None else params
-    first = jax.tree.map(lambda x: x[:steps], batches)
-    return jax.jit(partial(jax.lax.scan, one))((params, tx.init(params)), first)[0][0]
+    return one
+
+
+def alone(tx, batches, steps):
+    """One worker on batches (steps, ...)."""
+    params = model()
+    state = tx.init(params)
+    for t in range(steps):
+        params, state = _one_worker(tx)(params, state, of_replica(batches, t))
+    return params
 
 
 def test_every_step_averaged_is_data_parallel():
@@ -161,15 +174,11 @@ def test_a_pull_shortens_the_way_to_the_anchor_and_changes_nothing_else():
     for leaf in jax.tree.leaves(found):
         np.testing.assert_allclose(leaf, factor, rtol=1e-6)
     assert same_bits(end.inner_state, state.inner_state)
-    mask = {"w": True, "v": False}
-    for pull_mask in (mask, lambda path: path == "w"):
-        some = jopt.palsgd(
-            ADAM, rate, probability=p, strength=kappa, pull_mask=pull_mask, **made
-        )
-        step = jax.jit(partial(some.local_step, regression))
-        moved, _, _ = step(apart, state, of_replica(data(1), 0))
+    for pull_mask in ({"w": True, "v": False}, lambda path: path == "w"):
+        rule = PseudoSync(p, kappa, pull_mask)
+        moved = rule.pull(apart, state.anchor, 0.5)
         assert same_bits(moved["v"], apart["v"])
-        assert not same_bits(moved["w"], apart["w"])
+        assert gap(moved["w"], (apart["w"] + state.anchor["w"]) / 2) < 1e-6
 
 
 def test_the_mean_over_coins_is_a_step_on_the_penalised_loss():
@@ -269,12 +278,19 @@ def test_warm_up_is_data_parallel_and_the_period_counts_from_its_end():
 def test_resuming_within_a_round_is_the_unbroken_run_to_the_bit():
     local = palsgd(0.3, 0.5, period=5)
     batches = data(13)
-    part = lambda a, b: jax.tree.map(lambda x: x[a:b], batches)  # noqa: E731
-    unbroken, _ = follow(local, batches)
-    saved, _ = follow(local, part(0, 7))
-    on_disk = jax.tree.map(np.asarray, saved)
-    again, _ = follow(local, part(7, 13), start=jax.tree.map(jnp.asarray, on_disk))
+    step = jax.jit(partial(local.step, regression))
+
+    def run(state, first, last):
+        for t in range(first, last):
+            state = step(*state, of_replica(batches, t))[:2]
+        return state
+
+    unbroken = run(local.init(model()), 0, 13)
+    on_disk = jax.tree.map(np.asarray, run(local.init(model()), 0, 7))
+    again = run(jax.tree.map(jnp.asarray, on_disk), 7, 13)
     assert same_bits(again, unbroken)
+    other = run(local.init(model()), 0, 12)
+    assert not same_bits(other[0], unbroken[0])
 
 
 @pytest.mark.parametrize("mode", ["shard_map", pytest.param("vmap", marks=SLOW)])
@@ -336,12 +352,6 @@ def test_one_replica_with_nan_is_left_out_and_comes_back():
     few = jopt.diloco(ADAM, num_replicas=3, period=2, learning_rate=0.01, mode="vmap")
     _, (_, want, _) = follow(few, (x[:2, others], y[:2, others]))
     assert gap(*(jax.tree.map(lambda a: a[1], tree) for tree in (anchors, want))) < 1e-6
-    stays = local_updates(
-        ADAM, NESTEROV, num_replicas=R, period=2, learning_rate=0.01, mode="vmap",
-        drop_nonfinite=False,
-    )  # fmt: skip
-    (_, state), _ = follow(stays, (x[:2], y[:2]))
-    assert not bool(jopt.tree.all_finite(state.anchor))
 
 
 @pytest.mark.slow
@@ -376,9 +386,11 @@ def test_a_period_that_is_a_function_is_asked_on_the_host():
         optax.sgd(0.1), num_replicas=2, period=lambda t: 2 + t // 4, mode="vmap"
     )
     assert [t for t in range(16) if local.due(t)] == [2, 4, 7, 10, 14]
-    params, state = local.init(model())
+    started = jax.eval_shape(local.init, model())
     with pytest.raises(ConfigError, match="only the host can ask"):
-        local.step(regression, params, state, jax.tree.map(lambda x: x[0], data(1, 2)))
+        jax.eval_shape(
+            partial(local.step, regression), *started, of_replica(data(1, 2), 0)
+        )
 
 
 @pytest.mark.slow
@@ -459,6 +471,51 @@ def test_the_page_shows_what_runs():
     assert names["local"].settings.pseudo_sync.probability == 0.1
 
 
+INNER = {
+    "muon": jopt.muon(0.02),
+    "signum": jopt.signum(0.01, 0.9),
+    "adgd": jopt.adgd(gradient_pair="same_batch"),
+    "adafactor": optax.adafactor(0.01),
+    "ema of gradients": optax.chain(optax.ema(0.9), optax.scale(-0.1)),
+}
+OUTER = {"adam": optax.adam(0.01), "muon": jopt.muon(0.5, fallback=optax.sgd(0.5))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize("outer", OUTER)
+def test_any_optimizer_inside_and_outside(name, outer):
+    """And the same numbers with replicas in turn and together."""
+    params = {"w": jnp.eye(5, 4) / 2, "v": jnp.eye(4, 2)}
+    ends = []
+    for mode in ("shard_map", "vmap"):
+        local = local_updates(
+            INNER[name], OUTER[outer], num_replicas=2, period=2, mode=mode
+        )
+        (_, state), _ = follow(local, data(4, 2), params=params)
+        ends.append(state.anchor)
+    assert gap(*ends) < 1e-4
+    assert gap(ends[0], params) > 1e-3
+
+
+@pytest.mark.slow
+def test_presets_around_muon_and_trees_without_entries():
+    params = {"blocks": {"0": {"kernel": jnp.eye(5, 4)}}, "none": jnp.zeros((0, 3))}
+
+    def loss(params, batch):
+        return jnp.mean((batch[0] @ params["blocks"]["0"]["kernel"]) ** 2)
+
+    for compressor in (None, int4()):
+        local = jopt.muloco(
+            0.02, num_replicas=2, period=2, mode="vmap", compressor=compressor
+        )
+        (after, _), _ = follow(local, data(4, 2), params=params, loss=loss)
+        assert bool(jopt.tree.all_finite(after)) and after["none"].shape == (2, 0, 3)
+    nothing = jopt.local_sgd(optax.sgd(0.1), num_replicas=2, period=1, mode="vmap")
+    found, _ = follow(nothing, data(2, 2), params={}, loss=lambda p, b: jnp.sum(b[0]))
+    assert found[0] == {} and int(found[1].count) == 2
+
+
 WORKER = Path(__file__).with_name("local_updates_worker.py")
 
 
@@ -472,6 +529,8 @@ def test_what_the_programs_send_on_four_devices(on_devices):
     assert own["crossing"] == 0 and own["inside"] >= 1, own
     assert {kind for kind, _ in own["sync"]} == {"all-reduce"}
     assert own["bytes"] == 4 * programs["parameters"] + 4  # 4 to count who is kept
+    # A data-parallel step sends that each time, the replicas every H steps.
+    assert programs["warmup"] == 4 * programs["parameters"]
 
 
 @pytest.mark.slow

@@ -81,6 +81,8 @@ def compressed_mean(
         def one(move: Any, error: Any) -> _Pair:
             if move is None:
                 return _Pair(None, error)
+            if move.size == 0:
+                return _Pair(jnp.zeros(move.shape[1:], move.dtype), error)
             whole = zero_unless(meeting.keep, beta * error + move).astype(move.dtype)
             found, sent = mean(block, compressor, whole, kept)
             # One that is dropped keeps what it had still to send.

@@ -58,8 +58,10 @@ def delayed_nesterov(
         raise ConfigError(f"pushes is {pushes}; expected 1 or more")
 
     def init(params: PyTree) -> DelayedNesterovState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return DelayedNesterovState(zeros, zeros, jnp.zeros((), jnp.int32))
+        def zeros() -> PyTree:  # of its own each, so that a state can be donated
+            return jax.tree.map(jnp.zeros_like, params)
+
+        return DelayedNesterovState(zeros(), zeros(), jnp.zeros((), jnp.int32))
 
     def update(
         updates: PyTree, state: DelayedNesterovState, params: Any = None, **extra: Any

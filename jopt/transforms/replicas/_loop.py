@@ -102,6 +102,10 @@ class LocalUpdates:
         """Whether `sync` is due after `count` steps; asked on the host."""
         return self.settings.rounds.due(int(count))
 
+    def fragment(self, count: int) -> int:
+        """Which fragment is sent after `count` steps, where `due(count)`."""
+        return int(self.settings.rounds.fragment(int(count)))
+
     def sync(
         self,
         replica_params: PyTree,

@@ -202,7 +202,7 @@ def _sound(
     settings: Settings, block: Block, params: PyTree, buffers: PyTree
 ) -> jax.Array:
     """bool (K,): the replicas without NaN and infinity."""
-    if not settings.drop_nonfinite:
+    if not settings.drop_nonfinite or not jax.tree.leaves(params):
         return jnp.ones(block.size, bool)
     return jax.vmap(lambda *trees: all_finite(trees))(trained(params), buffers)
 
@@ -225,6 +225,8 @@ def _begin_again(
         return jnp.where(per_replica(keep, w), w, a.astype(w.dtype))
 
     params = with_trained(params, jax.tree.map(reset, trained(params), anchor))
+    if not jax.tree.leaves(params):
+        return params, state
     new = jax.vmap(settings.inner_init)(params)
     return params, state._replace(inner_state=_choose(keep, state.inner_state, new))
 
