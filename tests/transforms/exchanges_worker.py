@@ -60,6 +60,7 @@ WAYS = {
     "eager": {"exchange": eager_exchange()},
     "pairs": {"exchange": pair_exchange(0.5), "key": jax.random.key(1)},
     "outer shards": {"shard_outer": True},
+    "shards of a mean": {"shard_outer": True, "outer": None},
 }
 
 
@@ -67,11 +68,10 @@ def main():
     made = {"num_replicas": R, "period": 2, "drop_nonfinite": False}
     found = {"parameters": jopt.tree.count(model())}
     for name, options in WAYS.items():
-        inner = optax.sgd(0.05)
-        here, sent = end(local_updates(inner, NESTEROV, **made, **options))
-        plain = {**options, "mode": "vmap"}
-        plain.pop("shard_outer", None)
-        there, _ = end(local_updates(inner, NESTEROV, **made, **plain))
+        options = {"inner": optax.sgd(0.05), "outer": NESTEROV, **made, **options}
+        here, sent = end(local_updates(**options))
+        plain = {**options, "mode": "vmap", "shard_outer": False}
+        there, _ = end(local_updates(**plain))
         apart = distance((here[0], here[1].anchor), (there[0], there[1].anchor))
         spec = str(here[1].anchor["w"].sharding.spec)
         found[name] = {"apart": apart, "sent": sent, "anchor": spec}

@@ -124,6 +124,15 @@ def test_identical_data_is_one_worker(period):
     assert gap(state.anchor, want) < 1e-6
 
 
+def test_the_mean_of_one_replica_is_itself_to_the_bit():
+    local = jopt.local_sgd(optax.sgd(0.1), num_replicas=1, period=1, mode="vmap")
+    params, state = local.init(model())
+    moved = jax.tree.map(lambda w: (w * 1.2345 + 1e-3).at[:, 0].set(0), params)
+    after, end = jax.jit(local.sync)(moved, state)
+    assert same_bits((after, end.anchor), (moved, of_replica(moved, 0)))
+    assert float(end.metrics["outer_gradient_norm"]) > 0.1
+
+
 def palsgd(p, kappa, **options):
     made = {"num_replicas": R, "period": 4, "key": KEY, "mode": "vmap", **options}
     return jopt.palsgd(ADAM, 0.05, probability=p, strength=kappa, **made)

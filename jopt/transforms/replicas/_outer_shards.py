@@ -115,7 +115,7 @@ def shards_of(anchor: PyTree, devices: int) -> Shards:
 def mean_part(
     shards: Shards, block: Block, params: PyTree, anchor: PyTree, keep: jax.Array
 ) -> tuple[PyTree, jax.Array]:
-    """anchor - mean of the replicas that count, a part on each device; how many count.
+    """The mean of the replicas that count, a part on each device; how many count.
 
     Replicas are added up and not their moves, for which each would need the whole
     anchor.
@@ -126,4 +126,4 @@ def mean_part(
     )
     sums = shards.sums(block, wide)
     divisor = jnp.maximum(kept, 1)
-    return jax.tree.map(lambda a, s: a - s / divisor, anchor, sums), kept
+    return jax.tree.map(lambda s: s / divisor, sums), kept

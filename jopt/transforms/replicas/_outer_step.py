@@ -45,7 +45,11 @@ def send(
     def body(block: Block, params: PyTree, state: LocalUpdatesState) -> Both:
         fragments = settings.fragments_of(state.anchor)
         keep = _sound(settings, block, params, state.buffers)
-        moves = _moves(settings, block, params, state.anchor)
+        # The mean of replicas themselves is exact: they move from 0.
+        origin = state.anchor
+        if settings.averages:
+            origin = jax.tree.map(jnp.zeros_like, origin)
+        moves = _moves(params, origin)
         part = fragments.part(state.anchor, fragment)
         met = settings.exchange.meet(
             block,
@@ -58,10 +62,15 @@ def send(
                 jnp.ravel(state.metrics["rounds"])[0].astype(jnp.int32),
             ),
         )
-        outer = _Outer(settings, state.outer_state[fragment], part)
-        after, outer_state = outer.step(
-            met.gradient, learning_rate_at(settings, state.count - 1)
-        )
+        gradient = met.gradient
+        if settings.averages:
+            after = jax.tree.map(lambda g: 0 - g, gradient)  # 0 stays +0
+            outer_state = state.outer_state[fragment]
+            gradient = jax.tree.map(jnp.subtract, part, after)
+        else:
+            outer = _Outer(settings, state.outer_state[fragment], part)
+            rate = learning_rate_at(settings, state.count - 1)
+            after, outer_state = outer.step(gradient, rate)
         some = met.kept > 0
         # With nobody left there is no step: momentum and anchor stay.
         after, outer_state = jax.tree.map(
@@ -77,7 +86,7 @@ def send(
             "rounds": state.metrics["rounds"] + (fragment == fragments.number - 1),
             "dropped": dropped,
             "dropped_total": state.metrics["dropped_total"] + dropped,
-            "outer_gradient_norm": _norm(settings, met.gradient),
+            "outer_gradient_norm": _norm(settings, gradient),
         }
         after = state._replace(
             synced=state.synced.at[fragment].set(state.count),
@@ -108,9 +117,12 @@ def _body_of_shards(
 ) -> Both:
     """The whole of a sync where each device has a part of anchor and outer state."""
     keep = _sound(settings, block, params, state.buffers)
-    gradient, kept = mean_part(shards, block, params, state.anchor, keep)
-    outer = _Outer(settings, state.outer_state[0], state.anchor)
-    new = outer.step(gradient, learning_rate_at(settings, state.count - 1))
+    mean, kept = mean_part(shards, block, params, state.anchor, keep)
+    gradient = jax.tree.map(jnp.subtract, state.anchor, mean)
+    new = (mean, state.outer_state[0])
+    if not settings.averages:
+        outer = _Outer(settings, state.outer_state[0], state.anchor)
+        new = outer.step(gradient, learning_rate_at(settings, state.count - 1))
     old = (state.anchor, state.outer_state[0])
     part, outer_state = jax.tree.map(partial(jnp.where, kept > 0), new, old)
     anchor = shards.whole(block, part)
@@ -189,7 +201,7 @@ class _Outer(NamedTuple):
         return one(gradient, self.state, self.anchor)
 
 
-def _moves(settings: Settings, block: Block, params: PyTree, anchor: PyTree) -> PyTree:
+def _moves(params: PyTree, anchor: PyTree) -> PyTree:
     """anchor - replica, in the dtype of the anchor, (K, ...)."""
 
     def move(w: jax.Array, a: jax.Array) -> jax.Array:

@@ -35,6 +35,11 @@ class Settings(NamedTuple):
     shard_outer: bool
     key: jax.Array | None
 
+    @property
+    def averages(self) -> bool:
+        """Whether a sync is the mean of replicas, which is sent as such to be exact."""
+        return self.outer is None and self.exchange.name == "mean"
+
     def fragments_of(self, anchor: PyTree) -> Fragments:
         """Which parameters are sent together."""
         return assign(self.rounds.fragments, self.fragment_of, anchor)
