@@ -93,6 +93,7 @@ class LocalUpdates:
 
         For the first `warmup_steps`. Gradients are averaged, 4 bytes a parameter, and
         buffers too. The outer state does not change; the period counts from the end.
+        `inner` is given no extra args here: they would be of one replica.
         """
         return _local_step.warmup_step(
             self.settings, loss_fn, replica_params, state, batch
