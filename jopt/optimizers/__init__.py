@@ -7,6 +7,17 @@ from jopt.optimizers._chain import descend
 from jopt.optimizers._control import Control
 from jopt.optimizers._dion import dion, dion2
 from jopt.optimizers._labels import describe_labels, label_params
+from jopt.optimizers._local_updates import (
+    diloco,
+    local_sgd,
+    muloco,
+    noloco,
+    palsgd,
+    post_local_sgd,
+    slow_momentum,
+    slowmo,
+    streaming_diloco,
+)
 from jopt.optimizers._muon import muon
 from jopt.optimizers._namo import muon2, namo
 from jopt.optimizers._normuon import adamuon, normuon
@@ -43,6 +54,7 @@ __all__ = [
     "delta_sgd",
     "descend",
     "describe_labels",
+    "diloco",
     "dion",
     "dion2",
     "explain",
@@ -51,11 +63,16 @@ __all__ = [
     "label_params",
     "lion",
     "lion_muon",
+    "local_sgd",
+    "muloco",
     "muon",
     "muon2",
     "namo",
+    "noloco",
     "normuon",
+    "palsgd",
     "polar_grad",
+    "post_local_sgd",
     "read_table",
     "sa_sam",
     "schedule_from_config",
@@ -64,9 +81,12 @@ __all__ = [
     "sign_muon",
     "sign_sgd",
     "signum",
+    "slow_momentum",
+    "slowmo",
     "soap",
     "soap_muon",
     "spec_gd",
     "spec_sign",
     "spectral_and_fallback",
+    "streaming_diloco",
 ]

@@ -1,0 +1,167 @@
+"""PALSGD's pseudo-synchronisation: now and then a pull instead of a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from warnings import warn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jopt.errors import ConfigError, JoptWarning
+from jopt.tree import PyTree, map_named
+
+Scalar = jax.typing.ArrayLike
+# Steps at which a schedule is looked at before a run, to say that it is clamped.
+_LOOKED_AT = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
+
+
+class PseudoSync(NamedTuple):
+    """A coin for each step and replica: gradient, or pull towards the anchor.
+
+        coin ~ Bernoulli(p)
+        1:  theta <- theta - (gamma_t kappa / p) (theta - anchor)
+        0:  a step of the inner optimizer with the rate gamma_t / (1 - p)
+
+    so that the expected step is one on the loss plus kappa/2 ||theta - anchor||^2
+    (derived). With p = 0 there are no coins.
+
+    Attributes:
+        probability: p, in [0, 1); may be traced.
+        strength: kappa; may be traced. The pull factor gamma_t kappa / p is at most 1:
+            a number above is an error, a schedule is clamped.
+        pull_mask: which parameters are pulled: a tree of bools, or a function of a
+            parameter's path. None is all of them. (The released code pulls the first
+            tensor of each parameter group only.)
+
+    References: Naganuma et al. 2025, arXiv 2504.18454, and their code.
+    """
+
+    probability: Scalar
+    strength: Scalar = 0.5
+    pull_mask: PyTree | Callable[[str], bool] | None = None
+
+    def is_off(self) -> bool:
+        """Whether p is known to be 0.
+
+        >>> PseudoSync(0.0).is_off(), PseudoSync(0.1).is_off()
+        (True, False)
+        """
+        return known(self.probability) == 0
+
+    def factor(self, learning_rate: Scalar) -> jax.Array:
+        """The pull factor before it is clamped; 0 where p is 0.
+
+        >>> round(float(PseudoSync(0.1, 0.5).factor(0.01)), 6)
+        0.05
+        """
+        p = jnp.asarray(self.probability, jnp.float32)
+        size = jnp.asarray(learning_rate, jnp.float32) * self.strength
+        return jnp.where(p > 0, size / jnp.where(p > 0, p, 1.0), 0.0)
+
+    def pull(self, floats: PyTree, anchor: PyTree, factor: Scalar) -> PyTree:
+        """theta - factor (theta - anchor) of the leaves that are pulled.
+
+        Computed in float32 or wider, and stored as before.
+
+        >>> PseudoSync(0.1).pull(jnp.array([2.0]), jnp.array([1.0]), 0.25).tolist()
+        [1.75]
+        """
+
+        def pulled(w: jax.Array, a: jax.Array) -> jax.Array:
+            wide = w.astype(a.dtype)
+            return (wide - factor * (wide - a)).astype(w.dtype)
+
+        if self.pull_mask is None:
+            return jax.tree.map(pulled, floats, anchor)
+        mask = self.pull_mask
+        if callable(mask):
+            chosen = mask
+            mask = map_named(lambda path, _: bool(chosen(path)), floats)
+        return jax.tree.map(
+            lambda w, a, m: pulled(w, a) if m else w, floats, anchor, mask
+        )
+
+
+def check_pseudo_sync(rule: PseudoSync, learning_rate: Any) -> None:
+    """Fails with `ConfigError` for numbers that cannot be; warns of a clamped schedule.
+
+    >>> check_pseudo_sync(PseudoSync(1.0), 0.1)
+    Traceback (most recent call last):
+    jopt.errors.ConfigError: the probability of a pseudo-sync is 1.0; expected 0 or \
+more and less than 1, since at 1 no gradient would be computed
+    """
+    p, kappa = known(rule.probability), known(rule.strength)
+    if p is not None and not 0 <= p < 1:
+        raise ConfigError(
+            f"the probability of a pseudo-sync is {p}; expected 0 or more and less "
+            "than 1, since at 1 no gradient would be computed"
+        )
+    if kappa is not None and not kappa >= 0:
+        raise ConfigError(f"the strength of a pseudo-sync is {kappa}; expected >= 0")
+    if rule.is_off():
+        return
+    if learning_rate is None:
+        raise ConfigError(
+            "a pseudo-sync pulls by the learning rate of the step, and an inner "
+            "optimizer keeps its own to itself; pass learning_rate= (a number or a "
+            "schedule of the global step) and an inner without one, such as "
+            "optax.scale_by_adam()"
+        )
+    if p is None or kappa is None:
+        return
+    if callable(learning_rate):
+        _warn_if_clamped(rule, learning_rate)
+    elif known(learning_rate) is not None and not 0 <= rule.factor(learning_rate) <= 1:
+        raise ConfigError(
+            f"the pull factor learning_rate * strength / probability is "
+            f"{learning_rate} * {kappa} / {p} = {float(rule.factor(learning_rate)):.4g}"
+            "; expected 0 to 1: lower the strength or raise the probability"
+        )
+
+
+def _warn_if_clamped(rule: PseudoSync, schedule: optax.Schedule) -> None:
+    found = {step: schedule(step) for step in _LOOKED_AT}
+    if not all(known(rate) is not None for rate in found.values()):
+        return
+    above = [step for step, rate in found.items() if float(rule.factor(rate)) > 1]
+    if above:
+        warn(
+            "the pull factor learning_rate * strength / probability is above 1 at step "
+            f"{above[0]} and is clamped to 1 there; the metric pull_clamped says at "
+            "which steps",
+            JoptWarning,
+            stacklevel=4,
+        )
+
+
+def known(number: Scalar) -> float | None:
+    """A number as a float; None for one that is traced.
+
+    >>> known(jnp.float32(0.5))
+    0.5
+    """
+    return None if isinstance(number, jax.core.Tracer) else float(np.asarray(number))
+
+
+def coin(
+    key: jax.Array, count: jax.Array, number: jax.Array | None, probability: Scalar
+) -> jax.Array:
+    """Whether the replica pulls at this step; a function of these four alone.
+
+    Args:
+        key: raw key data, uint32.
+        count: steps taken so far.
+        number: of the replica; None for a coin that all share.
+
+    >>> data = jax.random.key_data(jax.random.key(0))
+    >>> [bool(coin(data, jnp.array(t), None, 0.5)) for t in range(4)]
+    [False, True, False, True]
+    """
+    own = jax.random.fold_in(jax.random.wrap_key_data(key), count)
+    if number is not None:
+        own = jax.random.fold_in(own, number)
+    return jax.random.bernoulli(own, probability)
