@@ -334,7 +334,6 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
         "local_updates.name": ("none",),
         "train.compute_dtype": ("auto", "float32", "bfloat16"),
         # Keys with a fixed place and, so far, a single value.
-        "mesh.replica": (1,),
         "mesh.tensor": (1,),
     }
     values = dict(flatten(config))
