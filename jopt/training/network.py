@@ -153,9 +153,8 @@ def _plan(reference: str, replica: int = 1):
     from jopt.training._plan import make_plan, resolve
 
     config = load_config(reference)
-    for axis in ("data", "fsdp", "tensor"):
-        config.mesh[axis] = 1
-    config.mesh.replica = replica
+    mesh = {"replica": replica, "data": 1, "fsdp": 1, "tensor": 1}
+    config.mesh.update({**mesh, "slow": {"data": 1, "fsdp": 1}})
     return make_plan(resolve(config))
 
 
