@@ -80,7 +80,10 @@ def unbroken(jobs) -> str:
     return digest(jobs.folder / "unbroken")
 
 
-@pytest.mark.parametrize(("number", "which"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    ("number", "which"),
+    [(signal.SIGTERM, 1), pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow)],
+)
 def test_a_signal_to_one_stops_both_together(job, unbroken, number, which):
     workdir = job.folder / "run"
     both = job.train(workdir, *LONG)
