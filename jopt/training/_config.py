@@ -12,7 +12,7 @@ from jopt.errors import nearest
 
 # Sub-trees with keys of their own: checked by the model builder and by the rules. Those
 # check the values of `optim.order` and `train.schedule` as well.
-OPEN = ("model", "optim.rules", "optim.whole_tree.optimizer")
+OPEN = ("model", "mesh.rules", "optim.rules", "optim.whole_tree.optimizer")
 
 # What `monitor.curvature.what` can have.
 CURVATURES = ("lambda_max", "lambda_min", "trace", "stability_ratio")
@@ -94,7 +94,16 @@ def default_config() -> ConfigDict:
             },
             "local_updates": {"name": "none"},
             # Devices on each axis; one of them may be -1, all the rest.
-            "mesh": {"replica": 1, "data": 1, "fsdp": 1, "tensor": 1},
+            "mesh": {
+                "replica": 1,
+                "data": 1,
+                "fsdp": 1,
+                "tensor": 1,
+                # Over how many slices or processes an axis goes; `replica` over all.
+                "slow": {"data": 1, "fsdp": 1},
+                # NAME: {match: regex of paths, axes: mesh axis of each of their axes}.
+                "rules": {},
+            },
             "train": {
                 "steps": 1000,
                 "batch_size": 16,  # global, sequences; holds the accumulation window

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jopt.errors import ConfigError, did_you_mean
 from jopt.reporting import mirror_faults
-from jopt.training import _batch_sizes, _image_keys, _sharpness
+from jopt.training import _batch_sizes, _image_keys, _mesh_keys, _sharpness
 from jopt.training._config import (
     CURVATURES,
     OPEN,
@@ -64,6 +64,7 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
         )
     yield from _batch_sizes.faults(config)
     yield from _sharpness.faults(config)
+    yield from _mesh_keys.faults(config)
     yield from _image_keys.faults(config)
     yield from _curvature_faults(config)
     stride = config.eval.stride
@@ -146,9 +147,6 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
         "oracle.fallback": ("clean", "pass", "raise"),
         "local_updates.name": ("none",),
         "train.compute_dtype": ("auto", "float32", "bfloat16"),
-        # Keys with a fixed place and, so far, a single value.
-        "mesh.replica": (1,),
-        "mesh.tensor": (1,),
     }
     values = dict(flatten(config))
     for key, allowed in choices.items():
