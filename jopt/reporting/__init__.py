@@ -1,6 +1,7 @@
 """What a run writes for people and programs to read."""
 
 from jopt.reporting._console import Console
+from jopt.reporting._figures import has_matplotlib, save_svg
 from jopt.reporting._files import read_json, read_run, write_json, write_text
 from jopt.reporting._metrics import MetricsLog, read_metrics
 from jopt.reporting._mirrors import mirror_faults, open_mirrors
@@ -11,6 +12,7 @@ from jopt.reporting._tables import markdown_table
 __all__ = [
     "Console",
     "MetricsLog",
+    "has_matplotlib",
     "is_held",
     "markdown_table",
     "mirror_faults",
@@ -20,6 +22,7 @@ __all__ = [
     "read_metrics",
     "read_run",
     "read_status",
+    "save_svg",
     "write_json",
     "write_page",
     "write_report",

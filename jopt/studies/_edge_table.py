@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jopt.reporting import markdown_table
+from jopt.reporting import markdown_table, save_svg
 from jopt.studies._experiment import Row, Summary
 
 LOW, HIGH = 0.9, 1.15
@@ -115,6 +115,4 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
         panel.set_ylabel("curvature / threshold")
     for panel in panels[-1]:
         panel.set_xlabel("step")
-    with pyplot.rc_context({"svg.hashsalt": "jopt"}):
-        figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    save_svg(figure, path)

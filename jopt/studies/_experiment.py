@@ -14,7 +14,6 @@ import argparse
 import csv
 import fcntl
 import hashlib
-import importlib.util
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jopt.errors import ConfigError, WorkdirInUseError, print_error
-from jopt.reporting import read_json, write_json, write_text
+from jopt.reporting import has_matplotlib, read_json, write_json, write_text
 from jopt.training._run_folder import LOCK
 from jopt.training._signals import (
     EXIT_DONE,
@@ -88,11 +87,6 @@ def main(experiment: Experiment, name: str, size: str, argv: Sequence[str]) -> i
         print_error(error)
         return EXIT_FAILURE
     return EXIT_DONE
-
-
-def has_matplotlib() -> bool:
-    """Whether figures can be drawn; nothing is imported."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jopt.reporting import markdown_table
+from jopt.reporting import markdown_table, save_svg
 from jopt.studies._experiment import Row, Summary
 
 # S seeds; T logged steps.
@@ -170,6 +170,4 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     panels[1, 0].set_ylabel("rank")
     for panel in panels[:, -1]:
         panel.legend(fontsize=8)
-    with pyplot.rc_context({"svg.hashsalt": "jopt"}):
-        figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    save_svg(figure, path)

@@ -20,9 +20,8 @@ from jopt.landscape.paths import (
 from jopt.landscape.paths._record import REPORTED
 from jopt.optimizers import find_entry, schedule_from_config
 from jopt.optimizers._catalog import default
-from jopt.reporting import markdown_table
+from jopt.reporting import has_matplotlib, markdown_table
 from jopt.studies._criteria_report import cell, write_rows
-from jopt.studies._experiment import has_matplotlib
 from jopt.studies._probed_run import ProbedRun
 from jopt.training._plan import Plan
 from jopt.training._replay import Replay

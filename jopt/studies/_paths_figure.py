@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jopt.reporting import save_svg
+
 Key = tuple[str, str, int]  # model, optimizer, batch
 
 _ALONG = (np.arange(10) + 0.5) / 10
@@ -58,6 +60,4 @@ def draw(
         panel.set_xlabel("fraction of the run")
     if shapes:
         panels[-1, 0].set_ylabel("factor on the config's rates")
-    with pyplot.rc_context({"svg.hashsalt": "jopt"}):
-        figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    save_svg(figure, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jopt.reporting import save_svg
 from jopt.studies._experiment import Row
 from jopt.studies._synthetic_layers import GENERATORS
 
@@ -57,6 +58,4 @@ def draw(found: Sequence[Row], path: Path) -> None:
     )
     panel.axvline(0.5, color="0.8", zorder=0)
     panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    with pyplot.rc_context({"svg.hashsalt": "jopt"}):
-        figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    save_svg(figure, path)

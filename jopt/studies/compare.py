@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jopt.errors import ConfigError, print_error
-from jopt.reporting import markdown_table, page, write_text
+from jopt.reporting import has_matplotlib, markdown_table, page, write_text
 from jopt.studies._comparison import LEVEL, Comparison, compare
+from jopt.studies._comparison_figure import draw
 from jopt.studies._sides import default_metric, read_sides
 from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
     """Prints a comparison as Markdown; 2 when folders cannot be compared."""
     args = _parser().parse_args(argv)
     try:
+        if args.svg and not has_matplotlib():
+            raise ConfigError("--svg needs matplotlib: pip install 'jopt[docs]'")
         metric = args.metric or default_metric(args.folders)
         sides = read_sides(args.folders, metric)
         found = compare(sides, metric, args.target, args.against)
@@ -30,6 +33,8 @@ def main(argv: Sequence[str]) -> int:
             write_text(args.csv, as_csv(found))
         if args.html:
             write_text(args.html, as_html(found))
+        if args.svg:
+            draw(args.svg, found, sides)
     except ConfigError as error:
         print_error(error)
         return EXIT_USAGE
@@ -56,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write as CSV too")
     parser.add_argument("--html", type=Path, metavar="FILE", help="and as a page")
+    parser.add_argument(
+        "--svg", type=Path, metavar="FILE", help="and as a figure (matplotlib)"
+    )
     return parser
 
 

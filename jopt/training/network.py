@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -111,7 +110,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--probability is {args.probability}; it lies in [0, 1)")
     if args.compile and (args.config is None or len(args.sites) > 1):
         raise ConfigError("--compile needs a CONFIG and one number of --sites")
-    if args.figure is not None and importlib.util.find_spec("matplotlib") is None:
+    from jopt.reporting import has_matplotlib
+
+    if args.figure is not None and not has_matplotlib():
         raise ConfigError("--figure needs matplotlib: pip install 'jopt[docs]'")
 
 
@@ -259,6 +260,8 @@ def _write_csv(path: Path, rows: Sequence) -> None:
 def _draw(path: Path, rows: Sequence) -> None:
     from matplotlib import pyplot
 
+    from jopt.reporting import save_svg
+
     figure, panel = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for case in dict.fromkeys((r.method, r.period, r.sites) for r in rows):
         mine = [r for r in rows if (r.method, r.period, r.sites) == case]
@@ -270,6 +273,4 @@ def _draw(path: Path, rows: Sequence) -> None:
     panel.set_ylabel("compute utilisation (model)")
     panel.set_ylim(0, 1)
     panel.legend(fontsize=7)
-    with pyplot.rc_context({"svg.hashsalt": "jopt"}):
-        figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    save_svg(figure, path)
