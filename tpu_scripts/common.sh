@@ -206,6 +206,26 @@ as_worker() { # VERB WORD...: the words that run worker.sh on a host, in `words`
     bash jopt/tpu_scripts/worker.sh "$@")
 }
 
+add_replicas() { # to `command`: with several slices each is a replica of the mesh
+  local word
+  for word in "${command[@]}"; do
+    case $word in
+      --workdir | --workdir=*) die "$word: the scripts choose the work folder, from
+  RUN_NAME, so that it can go to the bucket and come back; leave it out" ;;
+      --config.mesh.replica*) return 0 ;;
+    esac
+  done
+  [ "$NUM_SLICES" = 1 ] || command+=(--config.mesh.replica="$NUM_SLICES")
+}
+
+# The words, in `words`, that train in a container: the first host has the run folder, and
+# only the first process of a container is told to stop.
+in_container() { # COMMAND...
+  words=(env "RUN_NAME=$RUN_NAME" "BUCKET=$BUCKET" "SHARED_DIR=$SHARED_DIR"
+    "SYNC_SECS=$SYNC_SECS" FORWARD_TERM=1 bash /jopt/tpu_scripts/worker.sh task --
+    "$@")
+}
+
 worker_states() { # one line for each host, `HOST WORD [CODE]`; fails if one is silent
   local out code=0
   as_worker state

@@ -20,17 +20,7 @@ need PROJECT ZONE TPU_NAME BUCKET RUN_NAME
 [ ${#command[@]} -gt 0 ] || die "no training command; it stands after --:
   launch.sh -- python train.py --config=configs/muon_lm.py"
 
-has_replica=0
-for word in "${command[@]}"; do
-  case $word in
-    --workdir | --workdir=*) die "$word: the scripts choose the work folder, from
-  RUN_NAME, so that it can go to the bucket and come back; leave it out" ;;
-    --config.mesh.replica*) has_replica=1 ;;
-  esac
-done
-if [ "$NUM_SLICES" -gt 1 ] && [ "$has_replica" = 0 ]; then
-  command+=(--config.mesh.replica="$NUM_SLICES")
-fi
+add_replicas
 
 first=$(nodes | head -n 1)
 # A run folder is one folder. Hosts that have only their own disks cannot share it.

@@ -5,7 +5,8 @@
 #   worker.sh pull                   this host owns the run folder: bring it from the
 #                                    bucket where it is not there, and copy it back later
 #   worker.sh start -- COMMAND...    start COMMAND --workdir=FOLDER, detached
-#   worker.sh task -- COMMAND...     the same in the foreground; exits with COMMAND's code
+#   worker.sh task -- COMMAND...     the same in the foreground, after a pull on the first
+#                                    host; exits with COMMAND's code
 #   worker.sh state                  one line: jopt-worker HOST absent|running|saving|
 #                                    exited CODE|gone
 #   worker.sh stop TERM|KILL         send the signal to COMMAND
@@ -104,15 +105,17 @@ push() {
     flock 8 &&
       push_small_files config.json metrics.jsonl &&
       push_steps &&
-      push_small_files status.json report.html stacks.txt
+      push_small_files status.json report.html 'stacks*.txt'
   ) 8>>"$state/push.lock"
 }
 
-push_small_files() { # NAME...: copies as of now, since training goes on writing
-  local name staging code=0
+push_small_files() { # PATTERN...: copies as of now, since training goes on writing
+  local pattern file staging code=0
   staging=$(mktemp -d)
-  for name in "$@"; do
-    [ ! -f "$folder/$name" ] || cp "$folder/$name" "$staging/" || code=$?
+  for pattern in "$@"; do
+    for file in "$folder"/$pattern; do
+      [ ! -f "$file" ] || cp "$file" "$staging/" || code=$?
+    done
   done
   gcloud storage rsync "$staging" "$remote" || code=$?
   rm -rf "$staging"
@@ -236,6 +239,8 @@ case $verb in
     }
     exec > >(tee -a "$log") 2>&1
     tee=$!
+    # As GKE numbers the pods of slices.
+    if [ "${TPU_WORKER_ID:-0}" = 0 ] && [ "${MEGASCALE_SLICE_ID:-0}" = 0 ]; then pull; fi
     code=0
     job "$@" || code=$?
     exec >&- 2>&-
