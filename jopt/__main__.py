@@ -71,6 +71,12 @@ def _probe(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _network(argv: Sequence[str]) -> int:
+    from jopt.training.network import main
+
+    return main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from jopt.training.doctor import main
 
@@ -96,6 +102,10 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "probe": (
         _probe,
         "RUN [--criterion=spec_sign] [--audit]: which geometry each layer needs",
+    ),
+    "network": (
+        _network,
+        "CONFIG: step time and compute utilisation over bandwidths and sites",
     ),
     "doctor": (_doctor, "versions, devices, data, and a self-test of ten seconds"),
 }

@@ -49,6 +49,10 @@ class WorkdirInUseError(RuntimeError):
     """Another process runs in this folder."""
 
 
+class LostProcessError(RuntimeError):
+    """Other processes of this job did not come, or have gone."""
+
+
 class ReportError(RuntimeError):
     """A folder cannot be shown as a run, or a page cannot be written."""
 

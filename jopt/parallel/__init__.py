@@ -1,25 +1,78 @@
-"""Meshes and shardings: where arrays live. Knows nothing of optimizers."""
+"""Meshes, shardings and processes: where arrays live. Knows nothing of optimizers."""
 
-from jopt.parallel._collectives import Collective, collectives
+from jopt.parallel._collectives import (
+    Collective,
+    collectives,
+    cross_replica_bytes,
+)
+from jopt.parallel._cost import (
+    ARCHETYPES,
+    FLOPS_PER_CHIP,
+    GIGABIT,
+    METHODS,
+    Network,
+    all_reduce_seconds,
+    compute_utilization,
+    relative_time,
+    ring_bytes,
+    step_seconds,
+)
 from jopt.parallel._mesh import AXES, make_mesh
+from jopt.parallel._processes import (
+    barrier,
+    decided_by_first,
+    in_any_process,
+    is_first,
+    is_loss,
+    launcher,
+    start_processes,
+    whole,
+)
+from jopt.parallel._sharding_rules import ShardingRule, sharding_rules
 from jopt.parallel._shardings import (
     batch_sharding,
     put_batch,
     replicated,
     row_devices,
+    row_share,
     shard_parameters,
     shard_state,
 )
+from jopt.parallel._together import settle, together
 
 __all__ = [
+    "ARCHETYPES",
     "AXES",
+    "FLOPS_PER_CHIP",
+    "GIGABIT",
+    "METHODS",
     "Collective",
+    "Network",
+    "ShardingRule",
+    "all_reduce_seconds",
+    "barrier",
     "batch_sharding",
     "collectives",
+    "compute_utilization",
+    "cross_replica_bytes",
+    "decided_by_first",
+    "in_any_process",
+    "is_first",
+    "is_loss",
+    "launcher",
     "make_mesh",
     "put_batch",
+    "relative_time",
     "replicated",
+    "ring_bytes",
     "row_devices",
+    "row_share",
+    "settle",
     "shard_parameters",
     "shard_state",
+    "sharding_rules",
+    "start_processes",
+    "step_seconds",
+    "together",
+    "whole",
 ]

@@ -12,18 +12,26 @@ class Console:
     """A progress bar on a terminal, plain lines with stable columns otherwise."""
 
     def __init__(
-        self, steps: int, *, first: int = 0, file: TextIO | None = None
+        self,
+        steps: int,
+        *,
+        first: int = 0,
+        file: TextIO | None = None,
+        silent: bool = False,
     ) -> None:
         self._file = file or sys.stdout
         self._steps = steps
+        self._silent = silent
         self._bar = None
-        if self._file.isatty():
+        if self._file.isatty() and not silent:
             self._bar = tqdm(
                 total=steps, initial=first, file=self._file, unit="step", leave=False
             )
 
     def say(self, text: str) -> None:
         """One message on lines of its own."""
+        if self._silent:
+            return
         if self._bar is not None:
             self._bar.write(text, file=self._file)
         else:

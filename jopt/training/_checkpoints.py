@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jopt.errors import CheckpointError, DamagedCheckpointError, nearest
+from jopt.parallel import barrier, decided_by_first, in_any_process, is_loss
 from jopt.training._manifest import (
     find_damage,
     find_leaf_damage,
@@ -73,6 +74,7 @@ class Checkpoints:
         self.folder = folder.absolute()
         if jax.process_index() == 0 and not read_only:
             self._set_unfinished_aside()
+        barrier("unfinished checkpoints are set aside")
         with quiet():
             self._manager = ocp.CheckpointManager(
                 self.folder,
@@ -95,10 +97,14 @@ class Checkpoints:
         """The newest committed step."""
         return max(self.steps(), default=None)
 
+    def has(self, step: int) -> bool:
+        """Whether this is the newest committed step."""
+        return decided_by_first(lambda: self.latest() == step)
+
     def save(self, step: int, state: PyTree) -> None:
         """Writes a step, or raises `CheckpointError`; a step is never overwritten."""
         leaves = named_leaves(state)
-        newest = self.latest()
+        newest = decided_by_first(self.latest)
         if newest is not None and newest >= step:
             raise CheckpointError(
                 f"step {step} was not saved in {self.folder}: the newest step there is "
@@ -112,7 +118,10 @@ class Checkpoints:
                 self._manager.wait_until_finished()
             if saved and jax.process_index() == 0:
                 write_manifest(self.folder / str(step), step, _digests(leaves))
+            barrier("a checkpoint is committed")
         except (OSError, ValueError) as error:
+            if is_loss(error):
+                raise
             # TensorStore reports a full or failing disk as a ValueError.
             raise CheckpointError(
                 f"step {step} cannot be saved in {self.folder}: {error}\n"
@@ -139,14 +148,16 @@ class Checkpoints:
         `strict`, or when the step holds another state.
         """
         damaged: dict[int, str] = {}
-        for step in reversed(self.steps()):
+        for step in reversed(decided_by_first(self.steps)):
             try:
                 return Restored(step, self.restore(step, like), damaged)
             except DamagedCheckpointError as error:
                 if strict:
                     raise
                 damaged[step] = str(error)
-                self._set_aside(step)
+                if jax.process_index() == 0:
+                    self._set_aside(step)
+                barrier("a damaged checkpoint is set aside")
                 self._manager.reload()
         if damaged:
             raise CheckpointError(
@@ -168,7 +179,8 @@ class Checkpoints:
         saved; `CheckpointError` when names, shapes or dtypes differ. Both name them.
         """
         folder = self.folder / str(step)
-        _refuse(step, find_damage(folder, step))
+        # Of several processes one reads every byte.
+        _refuse(step, decided_by_first(lambda: find_damage(folder, step)))
         wanted = named_leaves(like)
         self._check_names(step, wanted)
         try:
@@ -180,7 +192,10 @@ class Checkpoints:
                 f"step {step} in {self.folder} cannot be read: {error}"
             ) from error
         found = named_leaves(restored)
-        _refuse(step, find_leaf_damage(folder, _digests(found)))
+        damage = find_leaf_damage(folder, _digests(found))
+        if in_any_process(bool(damage)) and not damage:
+            damage = ["another process found a leaf whose digest differs"]
+        _refuse(step, damage)
         return jax.tree.unflatten(
             jax.tree.structure(like), [found[path] for path in wanted]
         )
@@ -198,7 +213,7 @@ class Checkpoints:
         (self.folder / str(step)).rename(shelf / free)
 
     def _delete_old(self) -> None:
-        for step in self.steps()[: -self._keep]:
+        for step in decided_by_first(self.steps)[: -self._keep]:
             if not self._keep_every_steps or step % self._keep_every_steps:
                 self._manager.delete(step)
 
@@ -265,6 +280,6 @@ def _digests(leaves: dict[str, Any]) -> dict[str, str]:
         {
             path: leaf
             for path, leaf in leaves.items()
-            if getattr(leaf, "is_fully_addressable", True)
+            if getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated
         }
     )

@@ -11,11 +11,11 @@ from ml_collections.config_dict import placeholder
 
 from jopt.errors import ConfigError, did_you_mean, nearest
 from jopt.reporting import mirror_faults
-from jopt.training import _batch_sizes, _image_keys, _sharpness
+from jopt.training import _batch_sizes, _image_keys, _mesh_keys, _sharpness
 
 # Sub-trees with keys of their own: checked by the model builder and by the rules. Those
 # check the values of `optim.order` and `train.schedule` as well.
-_OPEN = ("model", "optim.rules", "optim.whole_tree.optimizer")
+_OPEN = ("model", "mesh.rules", "optim.rules", "optim.whole_tree.optimizer")
 
 # What `monitor.curvature.what` can have.
 CURVATURES = ("lambda_max", "lambda_min", "trace", "stability_ratio")
@@ -100,7 +100,16 @@ def default_config() -> ConfigDict:
             },
             "local_updates": {"name": "none"},
             # Devices on each axis; one of them may be -1, all the rest.
-            "mesh": {"replica": 1, "data": 1, "fsdp": 1, "tensor": 1},
+            "mesh": {
+                "replica": 1,
+                "data": 1,
+                "fsdp": 1,
+                "tensor": 1,
+                # Over how many slices or processes an axis goes; `replica` over all.
+                "slow": {"data": 1, "fsdp": 1},
+                # NAME: {match: regex of paths, axes: mesh axis of each of their axes}.
+                "rules": {},
+            },
             "train": {
                 "steps": 1000,
                 "batch_size": 16,  # global, sequences; holds the accumulation window
@@ -251,6 +260,7 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
         )
     yield from _batch_sizes.faults(config)
     yield from _sharpness.faults(config)
+    yield from _mesh_keys.faults(config)
     yield from _image_keys.faults(config)
     yield from curvature_faults(config)
     stride = config.eval.stride
@@ -333,9 +343,6 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
         "oracle.fallback": ("clean", "pass", "raise"),
         "local_updates.name": ("none",),
         "train.compute_dtype": ("auto", "float32", "bfloat16"),
-        # Keys with a fixed place and, so far, a single value.
-        "mesh.replica": (1,),
-        "mesh.tensor": (1,),
     }
     values = dict(flatten(config))
     for key, allowed in choices.items():

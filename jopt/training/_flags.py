@@ -29,6 +29,9 @@ class CommandLine:
         dry_run: only show what would run.
         strict_restore: stop at a damaged checkpoint instead of using an older one.
         rest: positional arguments.
+        coordinator: HOST:PORT of process 0, where there are several.
+        num_processes: of the job.
+        process_id: of this process.
     """
 
     config: ConfigDict
@@ -39,6 +42,9 @@ class CommandLine:
     dry_run: bool
     strict_restore: bool
     rest: tuple[str, ...]
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
 
 
 def parse(argv: Sequence[str]) -> CommandLine:
@@ -63,6 +69,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
     flags.DEFINE_string("sweep", None, "the sweep's record", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "train nothing", flag_values=values)
     flags.DEFINE_bool("strict_restore", False, "no fallback", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "of the job", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "from 0", flag_values=values)
     try:
         rest = values(["jopt", *argv])
     except flags.Error as error:
@@ -80,7 +89,16 @@ def parse(argv: Sequence[str]) -> CommandLine:
         dry_run=values.dry_run,
         strict_restore=values.strict_restore,
         rest=tuple(rest[1:]),
+        coordinator=values.coordinator,
+        num_processes=values.num_processes,
+        process_id=values.process_id,
     )
+
+
+_WITH_VALUE = (
+    *("config", "workdir", "sweep"),
+    *("coordinator", "num_processes", "process_id"),
+)
 
 
 def _joined(argv: list[str]) -> list[str]:
@@ -88,7 +106,7 @@ def _joined(argv: list[str]) -> list[str]:
     joined = []
     words = iter(argv)
     for word in words:
-        takes_value = word.lstrip("-") in ("config", "workdir", "sweep") or (
+        takes_value = word.lstrip("-") in _WITH_VALUE or (
             word.startswith("--config.") and "=" not in word
         )
         if takes_value:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import jax
 import numpy as np
 
+from jopt.parallel import settle
 from jopt.reporting import Console, MetricsLog
 from jopt.training._batch_sizes import BatchSizes
 from jopt.training._checkpoints import Checkpoints
@@ -117,10 +118,11 @@ class Loop:
             cursor += rows
             sizes.took()
             if self._wait:
+                settle(state.step)
                 jax.block_until_ready(state)
             self._hand_over(step, rows, metrics)
             self._watchdog.beat()
-            if self._signals.received is not None and not sizes.over:
+            if self._signals.due() and not sizes.over:
                 self._save(step, state)
                 return state, "stopped"
         self._flush()
@@ -128,7 +130,7 @@ class Loop:
             return state, "tripped"
         if step > first:
             self._measure_curvature(step, state)
-        if self._checkpoints.latest() != step:
+        if not self._checkpoints.has(step):
             self._save(step, state)
         return state, "complete"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from jopt import models
@@ -18,15 +18,17 @@ from jopt.linalg import default_compute_dtype
 from jopt.optimizers import Optimizer, build, read_table
 from jopt.parallel import (
     batch_sharding,
-    make_mesh,
     put_batch,
+    replicated,
     row_devices,
     shard_parameters,
+    together,
 )
 from jopt.training._adaptive_batch import AdaptiveBatch
 from jopt.training._batch_sizes import batch_sizes, consumed, counts
 from jopt.training._config import validate
 from jopt.training._grams import Grams, choose_grams
+from jopt.training._mesh_keys import mesh_of, rules_of
 from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype
 from jopt.training._sharp_oracle import second_pass, sharp_oracle
@@ -59,7 +61,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     schedule = config.train.schedule
     if schedule.name == "table" and schedule.path and not schedule.factors:
         schedule.fractions, schedule.factors = read_table(schedule.path)
-    mesh = make_mesh(**config.mesh)
+    mesh = mesh_of(config)
     for axis, size in mesh.shape.items():
         config.mesh[axis] = size
     return config.lock()
@@ -109,12 +111,13 @@ class Plan:
             adaptive = self.adaptive
             factor = None if adaptive is None else adaptive.learning_rate_factor(count)
             shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
-            self._steps[count] = jax.jit(
+            step = jax.jit(
                 make_step(self.oracles(count), self.optimizer, factor),
                 in_shardings=(shardings, batch_sharding(self.mesh)),
-                out_shardings=(shardings, None),
+                out_shardings=(shardings, self._readable),
                 donate_argnums=0,
             )
+            self._steps[count] = together(step)
         return self._steps[count]
 
     @functools.cached_property
@@ -124,7 +127,14 @@ class Plan:
     @functools.cached_property
     def sums(self) -> Callable[..., Any]:
         """The jitted evaluation sums of one batch."""
-        return jax.jit(self.task.sums(self.model))
+        return together(
+            jax.jit(self.task.sums(self.model), out_shardings=self._readable)
+        )
+
+    @property
+    def _readable(self) -> NamedSharding | None:
+        """Where results lie that every process reads."""
+        return None if jax.process_count() == 1 else replicated(self.mesh)
 
     def items(self, rows: int) -> int:
         """Tokens, or examples of a classifier, in so many rows."""
@@ -145,12 +155,12 @@ def make_plan(config: ConfigDict) -> Plan:
 
     Fails: `ConfigError` for a model, a rule or a mesh that cannot be.
     """
-    mesh = make_mesh(**config.mesh)
+    mesh, rules = mesh_of(config), rules_of(config)
     task = task_of(config)
     model = models.build(config.model)
     batch = task.example_batch(config)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
-    params = _placed(params, shard_parameters(params, mesh))
+    params = _placed(params, shard_parameters(params, mesh, rules))
     optimizer = _monitored(
         build(
             config, params, matrix_specs=model.matrix_specs, attention=model.attention
@@ -196,7 +206,7 @@ def make_plan(config: ConfigDict) -> Plan:
 
     first = oracles(config.train.accumulation)
     shapes = jax.eval_shape(_make_state(config, task, model, optimizer, first))
-    shapes = _placed(shapes, state_shardings(shapes, mesh))
+    shapes = _placed(shapes, state_shardings(shapes, mesh, rules))
     return Plan(config, task, mesh, model, oracles, optimizer, shapes, adaptive)
 
 

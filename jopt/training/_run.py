@@ -7,18 +7,21 @@ import faulthandler
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from jopt import models
 from jopt.errors import CheckpointError, ReportError, print_error
+from jopt.parallel import is_first, whole
 from jopt.reporting import Console, MetricsLog, open_mirrors, write_report
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._evaluation import corrupted, totals
 from jopt.training._fallback import report_damage
 from jopt.training._guard import DivergedError, Guard
 from jopt.training._loop import Loop
+from jopt.training._lost import ends_when_lost
 from jopt.training._memory import peak_memory
 from jopt.training._plan import Plan
 from jopt.training._run_folder import RunFolder
@@ -54,13 +57,15 @@ def run(
     restored = checkpoints.restore_newest(plan.shapes, strict=strict_restore)
     state = plan.init() if restored is None else restored.state
     first = int(state.step)
-    console = Console(config.train.steps, first=first)
+    # Of several processes the first alone writes what stands once in a run's folder.
+    alone = is_first()
+    console = Console(config.train.steps, first=first, silent=not alone)
     mirrors = open_mirrors(
         folder.path,
-        tensorboard=config.report.tensorboard,
-        tracker=config.report.tracker,
+        tensorboard=config.report.tensorboard and alone,
+        tracker=config.report.tracker if alone else None,
     )
-    log = MetricsLog(folder.metrics, mirrors)
+    log = MetricsLog(folder.metrics if alone else Path(os.devnull), mirrors)
     folder.set_status("running", step=first)
     console.say(_opening(plan, folder, first))
     report_damage(restored, plan, log, console)
@@ -83,7 +88,7 @@ def run(
         strict_restore=strict_restore,
     )
     try:
-        with watchdog:
+        with ends_when_lost(folder), watchdog:
             state, complete = loop.run(state)
         if not complete:
             saved = checkpoints.latest()
@@ -93,8 +98,12 @@ def run(
                 f"step {saved}, and the same command goes on from there"
             )
             return EXIT_PREEMPTED
-        result = _evaluate(plan, source, state, log)
-        sample = _sample(plan, state)
+        with ends_when_lost(folder):
+            result = _evaluate(plan, source, state, log)
+            params, model_state = whole((state.params, state.model_state))
+        if not alone:
+            return EXIT_DONE
+        sample = _sample(plan, params, model_state)
         seconds = time.monotonic() - process_start
         headline = plan.task.describe(result)
         folder.set_status(
@@ -108,7 +117,7 @@ def run(
                 "wall_secs": seconds,
                 "rollbacks": guard.rollbacks,
                 **peak_memory(),
-                "params_sha256": digest(state.params),
+                "params_sha256": digest(params),
             },
             sample=sample,
         )
@@ -196,15 +205,15 @@ def _evaluate(
     return result
 
 
-def _sample(plan: Plan, state: TrainState) -> str:
+def _sample(plan: Plan, params: Any, model_state: Any) -> str:
     """Text that the model writes, the same for the same parameters and seed."""
     config = plan.config.eval
     if not (plan.task.writes_text and config.sample_tokens):
         return ""
     tokens = models.generate(
         plan.model,
-        state.params,
-        state.model_state,
+        params,
+        model_state,
         config.prompt.encode(),
         key=jax.random.key(plan.config.seed),
         num_tokens=config.sample_tokens,

@@ -49,6 +49,9 @@ class RunFolder:
     Fails: `ConfigError` when the folder cannot be made, belongs to something else, or
     holds a run of another config, and `WorkdirInUseError` when another process holds
     it; nothing in it is touched then.
+
+    Of several processes of a job the first holds the folder and writes; the others
+    follow: they only read, and leave their checkpoints' parts and `stacks-<id>.txt`.
     """
 
     def __init__(
@@ -60,11 +63,16 @@ class RunFolder:
         overrides: dict[str, Any],
         command: Sequence[str],
         sweep: dict[str, Any] | None = None,
+        follows: bool = False,
     ) -> None:
         self.path = path
+        self._follows = follows
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.stacks = path / "stacks.txt"
+        if follows:
+            self.stacks = path / f"stacks-{jax.process_index()}.txt"
+            return
         self._make_folder()
         if not (path / "config.json").exists():
             self._check_empty()
@@ -136,7 +144,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Lets another process have the folder."""
-        self._lock.close()
+        if not self._follows:
+            self._lock.close()
 
     def status(self) -> dict[str, Any]:
         """The last status written, `{"state": "pending"}` before the first."""
@@ -146,7 +155,9 @@ class RunFolder:
         return read_json(path)
 
     def set_status(self, state: str, **details: Any) -> None:
-        """Replaces `status.json` in one move."""
+        """Replaces `status.json` in one move; one that follows does nothing."""
+        if self._follows:
+            return
         record = {
             "state": state,
             "heartbeat": time.time(),

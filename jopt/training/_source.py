@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from jopt import data
 from jopt.errors import ConfigError, check_choice
+from jopt.parallel import row_share
+from jopt.training._mesh_keys import mesh_of
 
 Batch = dict[str, np.ndarray]
 # One for all runs, so that models of all seeds meet the same images.
@@ -75,7 +77,7 @@ class TextSource:
 
     def batch(self, cursor: int, rows: int | None = None) -> Batch:
         rows = rows or self.config.train.batch_size
-        return self.windows.batch(cursor, rows, **_process())
+        return self.windows.batch(cursor, rows, **_share(self.config))
 
     def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
         return data.evaluation_batches(
@@ -84,7 +86,7 @@ class TextSource:
             self.config.eval.batch_size,
             stride=self.config.eval.stride,
             max_batches=None if whole else self.config.eval.batches,
-            **_process(),
+            **_share(self.config),
         )
 
     def corrupted(
@@ -119,14 +121,14 @@ class ExampleSource:
 
     def batch(self, cursor: int, rows: int | None = None) -> Batch:
         rows = rows or self.config.train.batch_size
-        return self.examples.batch(cursor, rows, **_process())
+        return self.examples.batch(cursor, rows, **_share(self.config))
 
     def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
         return data.example_batches(
             getattr(self.splits, split),
             self.config.eval.batch_size,
             max_batches=None if whole else self.config.eval.batches,
-            **_process(),
+            **_share(self.config),
         )
 
     def corrupted(
@@ -146,13 +148,13 @@ class ExampleSource:
                     self.config.data.tfds_dir,
                 )
                 size = self.config.eval.batch_size
-                batches = data.example_batches(examples, size, **_process())
+                batches = data.example_batches(examples, size, **_share(self.config))
                 yield name, severity, batches
 
 
-def _process() -> dict[str, Any]:
+def _share(config: ConfigDict) -> dict[str, Any]:
     """Which rows of a global batch are this process's."""
-    return {
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
+    if jax.process_count() == 1:
+        return {}
+    index, count = row_share(mesh_of(config))
+    return {"process_index": index, "process_count": count}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jopt.parallel import shard_state
+from jopt.parallel import ShardingRule, shard_state
 
 PyTree = Any
 
@@ -65,6 +65,8 @@ def state_factory(
     return make
 
 
-def state_shardings(shapes: TrainState, mesh: Mesh) -> TrainState:
+def state_shardings(
+    shapes: TrainState, mesh: Mesh, rules: tuple[ShardingRule, ...] = ()
+) -> TrainState:
     """A stated sharding for every leaf of the state."""
-    return shard_state(shapes, shapes.params, mesh)
+    return shard_state(shapes, shapes.params, mesh, rules)

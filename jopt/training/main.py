@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from jopt.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    LostProcessError,
     WorkdirInUseError,
     print_error,
 )
@@ -22,14 +24,22 @@ from jopt.training._platform import (
 from jopt.training._signals import (
     EXIT_DONE,
     EXIT_FAILURE,
+    EXIT_STALLED,
     EXIT_USAGE,
     StopSignals,
 )
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from jopt.training._flags import CommandLine
+    from jopt.training._run_folder import RunFolder
 
 USAGE = """\
 usage: python train.py --config=FILE[:SIZE] [--config.KEY=VALUE ...]
                        [--workdir=FOLDER] [--dry_run] [--strict_restore]
                        [--sweep=FILE]
+                       [--coordinator=HOST:PORT --num_processes=N --process_id=I]
 
   --config    a Python file with get_config(size), for example configs/muon_lm.py:micro
   --config.*  change one value, for example
@@ -43,8 +53,13 @@ usage: python train.py --config=FILE[:SIZE] [--config.KEY=VALUE ...]
   --sweep     JSON file on the sweep that the run is a job of, kept in its config.json;
               `python -m jopt sweep` passes it
 
+  --coordinator, --num_processes, --process_id
+              one process of several: where process 0 is reached, how many there are,
+              and which this is, from 0. Slurm, Open MPI, Kubernetes and Cloud TPU say
+              so themselves
+
 exit codes: 0 done, 1 failure, 2 bad config or usage, 75 stopped and resumable,
-            76 no step within train.step_timeout_secs
+            76 no step within train.step_timeout_secs, or another process has gone
 """
 
 
@@ -62,31 +77,56 @@ def main(
         print(USAGE, end="")
         return EXIT_DONE
     with StopSignals() as signals:
-        try:
-            return _train(argv, signals, process_start or time.monotonic())
-        except ConfigError as error:
-            print_error(error)
-            return EXIT_USAGE
-        except (DataError, CheckpointError, WorkdirInUseError, OSError) as error:
-            print_error(error)
-            return EXIT_FAILURE
+        start = time.monotonic() if process_start is None else process_start
+        return _coded(lambda: _train(argv, signals, start))
+
+
+def _coded(command: Callable[[], int]) -> int:
+    """The exit code of a command, whose errors are said in words."""
+    try:
+        return command()
+    except ConfigError as error:
+        print_error(error)
+        return EXIT_USAGE
+    except LostProcessError as error:
+        print_error(error)
+        return EXIT_STALLED
+    except (DataError, CheckpointError, WorkdirInUseError, OSError) as error:
+        print_error(error)
+        return EXIT_FAILURE
 
 
 def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> int:
     set_xla_flags()
     # Imports of a second or more come after the flags, and not for --help.
-    import jax
-
-    from jopt.reporting import read_json
-    from jopt.training._explain import explain
+    from jopt.parallel import start_processes
     from jopt.training._flags import parse
-    from jopt.training._plan import make_plan, resolve
-    from jopt.training._run import run
-    from jopt.training._run_folder import RunFolder, default_folder
 
     line = parse(argv)
     if line.rest:
         raise ConfigError(f"unexpected argument {line.rest[0]!r}; see --help")
+
+    def command() -> int:
+        return _in_this_process(line, argv, signals, process_start)
+
+    if not start_processes(line.coordinator, line.num_processes, line.process_id):
+        return command()
+    from jopt.training._lost import as_one_of_several
+
+    signals.share()
+    return as_one_of_several(lambda: _coded(command))
+
+
+def _in_this_process(
+    line: CommandLine, argv: Sequence[str], signals: StopSignals, process_start: float
+) -> int:
+    import jax
+
+    from jopt.parallel import decided_by_first
+    from jopt.training._explain import explain
+    from jopt.training._plan import make_plan, resolve
+    from jopt.training._run import run
+
     config = resolve(line.config)
     set_compilation_cache()
     if jax.default_backend() == "cpu":
@@ -95,16 +135,9 @@ def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> i
     if line.dry_run:
         print(explain(plan))
         return EXIT_DONE
-    folder = RunFolder(
-        line.workdir or default_folder(line.config_name, config),
-        line.config_name,
-        config,
-        overrides=line.overrides,
-        command=["python", "train.py", *argv],
-        sweep=None if line.sweep is None else read_json(line.sweep),
-    )
+    folder = _open_folder(line, config, argv)
     with contextlib.closing(folder):
-        status = folder.status()
+        status = decided_by_first(folder.status)
         if status["state"] == "done":
             print(f"{folder.path} is finished: {status['headline']}")
             return EXIT_DONE
@@ -115,3 +148,42 @@ def _train(argv: Sequence[str], signals: StopSignals, process_start: float) -> i
             process_start=process_start,
             strict_restore=line.strict_restore,
         )
+
+
+def _open_folder(
+    line: CommandLine, config: ConfigDict, argv: Sequence[str]
+) -> RunFolder:
+    """The run's folder, held by the first process, after all agree on the config."""
+    from jopt.parallel import decided_by_first, in_any_process, is_first
+    from jopt.reporting import read_json
+    from jopt.training._run_folder import RunFolder, default_folder, plain
+
+    def opened() -> RunFolder:
+        return RunFolder(
+            line.workdir or default_folder(line.config_name, config),
+            line.config_name,
+            config,
+            overrides=line.overrides,
+            command=["python", "train.py", *argv],
+            sweep=None if line.sweep is None else read_json(line.sweep),
+            follows=not is_first(),
+        )
+
+    agreed = decided_by_first(lambda: plain(config))
+    mine = plain(config)
+    keys = sorted(key for key in mine if mine[key] != agreed.get(key))
+    if in_any_process(bool(keys)):
+        raise ConfigError(
+            "the processes of this job have different configs"
+            + "".join(
+                f"\n  {key}: {mine[key]!r} here, {agreed.get(key)!r} in process 0"
+                for key in keys
+            )
+        )
+    held: list[RunFolder] = []
+
+    def hold() -> None:
+        held.append(opened())
+
+    decided_by_first(hold)
+    return held[0] if held else opened()
