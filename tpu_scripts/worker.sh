@@ -149,8 +149,10 @@ push_step() { # STEP
     gcloud storage cp "$from/manifest.json" "$to/manifest.json"
 }
 
-push_log() {
-  [ -z "$BUCKET" ] || [ ! -f "$log" ] || gcloud storage cp "$log" "$remote/logs/"
+push_log() { # under a name of its own for each start: a new machine has the old name
+  [ -n "$BUCKET" ] && [ -f "$log" ] || return 0
+  gcloud storage cp "$log" \
+    "$remote/logs/$RUN_NAME.$HOSTNAME.$(cat "$state/started").log"
 }
 
 copy_all() { # what this host has to copy
@@ -213,7 +215,7 @@ begin() { # takes the lock, on descriptor 9, for whoever inherits it
   exec 9>>"$state/lock"
   flock -w 2 9 || return 1 # `state` may be looking
   rm -f "$state/code" "$state/saving" "$state/training"
-  touch "$state/started"
+  date -u +%Y%m%dT%H%M%SZ >"$state/started"
   export PATH=$HOME/jopt-env/bin:$PATH
   [ ! -d "$HOME/jopt" ] || cd "$HOME/jopt"
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submits a run to a GKE cluster through XPK, with the same RUN_NAME and bucket.
 #
-#   CLUSTER=c IMAGE=i CLAIM=p xpk.sh [--SETTING=VALUE ...] -- python train.py ...
+#   CLUSTER=c IMAGE=i xpk.sh [--SETTING=VALUE ...] -- python train.py ...
 #
 # A template. Needs PROJECT ZONE ACCELERATOR_TYPE BUCKET RUN_NAME, CLUSTER (made with
 # `xpk cluster create`), IMAGE (holds this checkout in /jopt, an environment with

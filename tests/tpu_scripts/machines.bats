@@ -7,8 +7,10 @@ load helpers
   run -0 "$scripts/create.sh"
   logged "$base"
   [ "$(calls ' create ')" = 1 ]
+  rm "$STUB/state"
   run -0 "$scripts/create.sh" --capacity=spot
   logged "$base --spot"
+  rm "$STUB/state"
   run -0 "$scripts/create.sh" --capacity=reserved
   logged "$base --reserved"
 }
@@ -45,11 +47,9 @@ END
 }
 
 @test "create makes FAILED and SUSPENDED anew, and waits for what is on its way out" {
-  answers describe FAILED NOT_FOUND
-  codes describe 0 1
+  echo FAILED >"$STUB/state"
   run -0 "$scripts/create.sh"
-  answers describe SUSPENDING SUSPENDING SUSPENDED NOT_FOUND
-  codes describe 0 0 0 1
+  printf '%s\n' SUSPENDING SUSPENDING SUSPENDED >"$STUB/state"
   run -0 "$scripts/create.sh"
   [ "$(calls ' delete pod --zone=us-east5-b --project=my-project --force --quiet$')" = 2 ]
   [ "$(grep -oE ' (delete|create) ' "$STUB/log" | tr -d '\n ')" = \

@@ -30,9 +30,9 @@ TRAIN = (
     "python",
     "train.py",
     "--config=configs/muon_digits.py",
-    "--config.train.steps=600",
+    "--config.train.steps=400",
     "--config.train.compute_dtype=float32",
-    "--config.train.log_every_steps=50",
+    "--config.train.log_every_steps=20",
     "--config.checkpoint.every_steps=25",
     "--config.eval.every_steps=0",
     "--config.report.html=False",
@@ -100,7 +100,7 @@ class Cloud:
             "RUN_NAME": "run1",
             "SHARED_DIR": str(self.shared),
             "SYNC_SECS": "1",
-            "POLL_SECS": "1",
+            "POLL_SECS": "2",
             "BACKOFF_SECS": "0",
             "MAX_RETRIES": "0",
         }
@@ -143,7 +143,12 @@ def unbroken(folder: Path, env: dict[str, str]) -> tuple[str, dict[int, float]]:
     port = free_port()
     running = [
         subprocess.Popen(
-            [sys.executable, *TRAIN[1:], f"--workdir={folder}", *processes(port, index)],
+            [
+                sys.executable,
+                *TRAIN[1:],
+                *processes(port, index),
+                f"--workdir={folder}",
+            ],
             cwd=ROOT,
             env=env,
             stdout=subprocess.PIPE,
@@ -190,14 +195,14 @@ def test_preempted_recreated_resumed(cloud, tmp_path, sharing):
             time.sleep(0.02)
 
     try:
-        wait_for(lambda: cloud.saved() >= 50)
+        wait_for(lambda: cloud.saved() >= 25)
         cloud.signal_all(signal.SIGTERM)
         wait_for(lambda: "preempted (75)" in text())
         stopped = cloud.saved()
-        assert stopped < 600
+        assert stopped < 400
         # It goes on from the step it has saved, and gets further; then without warning.
-        wait_for(lambda: cloud.saved() >= stopped + 50 and cloud.jobs())
-        assert cloud.saved() < 600
+        wait_for(lambda: cloud.saved() >= stopped + 25 and cloud.jobs())
+        assert cloud.saved() < 400
         (cloud.folder / "state").write_text("SUSPENDED")
         cloud.signal_all(signal.SIGKILL)
         assert sitter.wait(timeout=240) == 0, text()
@@ -211,6 +216,7 @@ def test_preempted_recreated_resumed(cloud, tmp_path, sharing):
     assert "SUSPENDED: the machines are lost" in printed
     assert "failures 0/0, run1 is done" in printed
     assert sum(" create " in line for line in cloud.log()) == 3
+    assert len(list(cloud.bucket.glob("logs/run1.pod-w0.*.log"))) == 3
     # Nothing was lost by the stop; the kill took what was not yet in the bucket.
     starts = [
         record["step"]
@@ -220,4 +226,4 @@ def test_preempted_recreated_resumed(cloud, tmp_path, sharing):
         if record.get("event") == "start"
     ]
     assert starts[:2] == [0, stopped]
-    assert starts[2] >= stopped + 50
+    assert starts[2] >= stopped + 25

@@ -7,6 +7,7 @@ JOPT_REQUIRE_SCRIPT_TOOLS=1 makes that a failure.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,10 +23,11 @@ BATS = [
     pytest.param(path, marks=[] if path.stem == "settings" else [pytest.mark.faults])
     for path in sorted(HERE.glob("*.bats"))
 ]
-NAMED = (
-    "common.sh create.sh wait.sh setup.sh sync_code.sh launch.sh status.sh logs.sh "
-    "kill.sh delete.sh babysit.sh env.example README.md"
-).split()
+NAMED = {
+    *(f"{name}.sh" for name in ("common", "create", "wait", "setup", "sync_code")),
+    *(f"{name}.sh" for name in ("launch", "status", "logs", "kill", "delete")),
+    *("babysit.sh", "env.example", "README.md"),
+}
 
 
 def tool(name: str) -> str:
@@ -61,7 +63,7 @@ def test_bats(path):
 
 
 def test_all_scripts_are_there_and_start_alike():
-    assert {path.name for path in SCRIPTS.iterdir()} >= set(NAMED)
+    assert {path.name for path in SCRIPTS.iterdir()} >= NAMED
     for path in SHELL:
         text = path.read_text()
         assert text.startswith("#!/usr/bin/env bash\n"), path
@@ -73,15 +75,16 @@ def test_every_setting_is_explained():
     """What common.sh takes is in env.example, and nothing else."""
     source = (SCRIPTS / "common.sh").read_text()
     settings = source.split('SETTINGS="')[1].split('"')[0].split()
-    lines = (SCRIPTS / "env.example").read_text().splitlines()
-    explained = [line.lstrip("# ").split("=")[0] for line in lines if "=" in line]
+    text = (SCRIPTS / "env.example").read_text()
+    explained = re.findall(r"^(?:# )?([A-Z_]+)=", text, re.M)
     assert sorted(explained) == sorted(settings)
 
 
 def test_gke_manifest_is_yaml(tmp_path):
     yaml = pytest.importorskip("yaml")
-    settings = dict(BUCKET="b", RUN_NAME="run.1", IMAGE="i", CLAIM="c", CHIPS="4")
-    settings |= dict(TPU_SELECTOR="tpu-v6e-slice", TOPOLOGY="4x4", HOSTS="4")
+    settings = {"BUCKET": "b", "RUN_NAME": "run.1", "IMAGE": "i", "CLAIM": "c"}
+    settings |= {"TPU_SELECTOR": "tpu-v6e-slice", "TOPOLOGY": "4x4"}
+    settings |= {"HOSTS": "4", "CHIPS": "4"}
     words = ["python", "train.py", '--config=a "b" \\c.py', "--config.data.path=é: #"]
     done = run(SCRIPTS / "gke.sh", "--num_slices=2", "--", *words, **settings)
     assert done.returncode == 0, done.stderr
