@@ -105,7 +105,7 @@ watch() { # returns training's code; 75 for a lost machine as well
 }
 
 goes_on() { # whether hosts are there that run this run
-  [ "$(queued_state)" = ACTIVE ] && worker_states 2>/dev/null | grep -q ' running'
+  [ "$(queued_state)" = ACTIVE ] && [[ $(worker_states 2>/dev/null) == *" running"* ]]
 }
 
 recreate() { # create.sh sees to machines that are on their way out

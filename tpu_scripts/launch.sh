@@ -22,7 +22,8 @@ need PROJECT ZONE TPU_NAME BUCKET RUN_NAME
 
 add_replicas
 
-first=$(nodes | head -n 1)
+mapfile -t all < <(nodes)
+first=${all[0]}
 # A run folder is one folder. Hosts that have only their own disks cannot share it.
 if [ -z "$SHARED_DIR" ]; then
   hosts=$(run gcloud compute tpus tpu-vm describe "$first" --zone="$ZONE" \

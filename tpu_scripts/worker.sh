@@ -174,19 +174,30 @@ copy_now_and_then() { # until the job of process $1 has ended
 # The lock is held as long as the job or the command lives. Looking shares it.
 locked() { ! flock -n -s "$state/lock" true; }
 
-stop_command() { # SIGNAL: to the command and what it has started, once
+stop_command() { # SIGNAL: to the command and what it has started
   kill -"$1" -- "-$(cat "$state/training")"
 }
 
+training="" told=0
+tell() { # a stop signal has come; the command hears of it once, if it has to hear it here
+  if [ "${FORWARD_TERM:-0}" = 1 ] && [ -n "$training" ] && [ "$told" -lt 2 ]; then
+    told=2
+    stop_command TERM || true
+  elif [ "$told" = 0 ]; then
+    told=1
+  fi
+}
+
 job() { # COMMAND...
-  local training copier code
+  local copier code
+  trap tell TERM INT
   say "code $(cat CODE_VERSION 2>/dev/null || echo unknown): $*"
   set -m # the command gets a process group of its own, which stop_command signals
   "$@" --workdir="$folder" &
+  echo $! >"$state/training"
   training=$!
   set +m
-  echo "$training" >"$state/training"
-  trap '[ "${FORWARD_TERM:-0}" = 0 ] || stop_command TERM || true' TERM INT
+  [ "$told" = 0 ] || tell
   (
     trap - TERM INT
     copy_now_and_then $$
@@ -198,6 +209,8 @@ job() { # COMMAND...
     # A signal that is handled here ends the wait as well.
     kill -0 "$training" 2>/dev/null || break
   done
+  # A signal before training was ready to take it.
+  [ "$told" = 0 ] || [ "$code" != 143 ] || code=75
   say "the command ended with code $code"
   touch "$state/saving"
   kill "$copier" 2>/dev/null || true

@@ -117,3 +117,17 @@ END
   [ -e "$STUB/bucket/my-bucket/run1/config.json" ]
   grep -q "the command ended with code 75" "$HOME/out"
 }
+
+@test "a stop signal before training can take it is a 75 too" {
+  export HOME=$BATS_TEST_TMPDIR/pod HOSTNAME=pod-0 FORWARD_TERM=1
+  mkdir -p "$HOME"
+  "$scripts/worker.sh" task -- bash -c 'touch "$HOME/ready"; sleep 30; true' \
+    >"$HOME/out" &
+  pod=$!
+  until [ -e "$HOME/ready" ]; do sleep 0.05; done
+  kill -TERM "$pod"
+  code=0
+  wait "$pod" || code=$?
+  cat "$HOME/out"
+  [ "$code" = 75 ]
+}
