@@ -24,8 +24,6 @@ from jopt.parallel._processes import (
     in_any_process,
     is_first,
     is_loss,
-    launcher,
-    start_processes,
     whole,
 )
 from jopt.parallel._sharding_rules import ShardingRule, sharding_rules
@@ -38,6 +36,7 @@ from jopt.parallel._shardings import (
     shard_parameters,
     shard_state,
 )
+from jopt.parallel._start import launcher, start_processes
 from jopt.parallel._together import settle, together
 
 __all__ = [

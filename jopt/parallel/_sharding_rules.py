@@ -89,11 +89,12 @@ def by_rules(
                 f"no parameter of: {shown}, ...; correct it or remove the rule"
             )
         for path in mine:
-            faults += _faults(rule, path, leaves[path], mesh)
+            wrong = _faults(rule, path, leaves[path], mesh)
+            if wrong:
+                faults += wrong
+                break  # the others of this rule are likely to have the same
             names = (axis or None for axis in rule.axes)
             found[path] = NamedSharding(mesh, PartitionSpec(*names))
-            if faults:
-                break
     if faults:
         raise ConfigError("\n".join(faults))
     return found

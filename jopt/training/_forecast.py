@@ -125,6 +125,7 @@ def forecast(
         for method, period in methods:
             for count in sites:
                 compute = work.compute(count)
+                chips = count * work.chips_per_site
                 secs = step_seconds(
                     method,
                     work.params,
@@ -133,7 +134,7 @@ def forecast(
                     *link,
                     period,
                     compute,
-                    chips=count * work.chips_per_site,
+                    chips=chips,
                     probability=work.probability,
                 )
                 used = compute
@@ -141,6 +142,7 @@ def forecast(
                     used *= 1 - work.probability
                 width = 0.5 if method == "streaming_diloco" else work.bytes_per_param
                 payload = work.params * width / period
+                ring = count if method == "streaming_diloco" else chips
                 known = (measured or {}).get((speed, method, count, period))
                 rows.append(
                     Row(
@@ -153,7 +155,7 @@ def forecast(
                         if payload_hlo is None
                         else payload_hlo / period,
                         payload_model=payload,
-                        wire_model=ring_bytes("all-reduce", count, payload),
+                        wire_model=ring_bytes("all-reduce", ring, payload),
                         wire_measured=None if known is None else known[0],
                         secs_model=secs,
                         secs_measured=None if known is None else known[1],

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -56,7 +54,6 @@ def as_one_of_several(command: Callable[[], int]) -> int:
     A process that ends before the others does not wait for them at the door, as JAX
     would: they may be in the middle of a step, and notice that it has gone.
     """
-    abort_means_loss()
     try:
         with ends_when_lost():
             code = command()
@@ -66,30 +63,6 @@ def as_one_of_several(command: Callable[[], int]) -> int:
     if code not in (EXIT_DONE, EXIT_PREEMPTED):
         leave(code)
     return code
-
-
-def abort_means_loss() -> None:
-    """Ends an aborted process with a message and code 76, instead of a bare 134.
-
-    JAX's coordination service aborts a process when another has gone (at once if it was
-    the first, after the heartbeat's time limit for others), from a thread of its own in
-    which no Python code runs, so that only a handler in C can say something.
-    """
-    libc = ctypes.CDLL(None)
-    libc.signal.argtypes = [ctypes.c_int, type(_on_abort)]
-    libc.signal.restype = ctypes.c_void_p
-    libc.signal(signal.SIGABRT, _on_abort)
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _on_abort(number: int) -> None:
-    text = (
-        "\nLostProcessError: JAX has aborted this process, as it does when another one "
-        "of the job has gone; the lines above say more\n"
-        "  the same command in all processes goes on from the newest checkpoint\n"
-    )
-    os.write(2, text.encode())
-    os._exit(EXIT_STALLED)
 
 
 def leave(code: int) -> None:

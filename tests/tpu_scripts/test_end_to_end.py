@@ -213,7 +213,9 @@ def test_preempted_recreated_resumed(cloud, tmp_path, sharing):
 
     assert outcome(cloud.bucket) == expected
     printed = text()
-    assert "SUSPENDED: the machines are lost" in printed
+    # Who looks first, the babysitter or the hosts, says which words tell of the loss.
+    assert "pod is SUSPENDED: it is deleted and asked for again" in printed
+    assert printed.count("pod is made anew") == 2
     assert "failures 0/0, run1 is done" in printed
     assert sum(" create " in line for line in cloud.log()) == 3
     assert len(list(cloud.bucket.glob("logs/run1.pod-w0.*.log"))) == 3
