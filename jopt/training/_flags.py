@@ -84,7 +84,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         config=config,
         config_name=name,
         overrides=dict(config_flags.get_override_values(values["config"])),
-        workdir=None if values.workdir is None else Path(values.workdir),
+        workdir=_folder(values.workdir),
         sweep=None if values.sweep is None else Path(values.sweep),
         dry_run=values.dry_run,
         strict_restore=values.strict_restore,
@@ -99,6 +99,22 @@ _WITH_VALUE = (
     *("config", "workdir", "sweep"),
     *("coordinator", "num_processes", "process_id"),
 )
+
+
+def _folder(text: str | None) -> Path | None:
+    """The folder of a run, which is one of a file system: it is locked and renamed in.
+
+    Without this check gs://bucket/run would become a local folder named `gs:`.
+    """
+    if text is None:
+        return None
+    if "://" in text:
+        raise ConfigError(
+            f"--workdir={text} is a place in a bucket, and a run folder needs a file "
+            "system (locks, renames, appending); name a folder, and let tpu_scripts/ "
+            "copy it to the bucket and back (docs/tpu_pods.md)"
+        )
+    return Path(text)
 
 
 def _joined(argv: list[str]) -> list[str]:

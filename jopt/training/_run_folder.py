@@ -211,7 +211,9 @@ def commit() -> str:
     """The commit of the checkout that jopt is imported from, or `unknown`."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
-        return "unknown"
+        # tpu_scripts/sync_code.sh leaves it where it copies a checkout to.
+        copied = checkout / "CODE_VERSION"
+        return copied.read_text().strip() if copied.exists() else "unknown"
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

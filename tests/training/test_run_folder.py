@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from jopt.errors import ConfigError, WorkdirInUseError
 from jopt.reporting import MetricsLog, read_metrics
+from jopt.training import _run_folder
 from jopt.training._config import default_config, flatten
 from jopt.training._config_checks import validate
+from jopt.training._flags import parse
 from jopt.training._run_folder import RunFolder, default_folder
 
 
@@ -115,3 +118,21 @@ def test_no_default_is_none():
             for name in parents:
                 group = group[name]
             assert group.get_type(last) is not type(None), key
+
+
+def test_a_bucket_is_no_folder():
+    """`Path` would make gs://bucket/run a local folder named `gs:`."""
+    argv = ["--config=configs/muon_digits.py", "--workdir=gs://bucket/run"]
+    with pytest.raises(ConfigError, match=r"gs://bucket/run is a place in a bucket"):
+        parse(argv)
+    assert parse([*argv[:1], "--workdir=runs/gs"]).workdir == Path("runs/gs")
+
+
+def test_a_copied_checkout_knows_its_commit(tmp_path, monkeypatch):
+    """tpu_scripts/sync_code.sh sends no .git, but says which commit it was."""
+    package = tmp_path / "jopt/training"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(_run_folder, "__file__", str(package / "_run_folder.py"))
+    assert _run_folder.commit() == "unknown"
+    (tmp_path / "CODE_VERSION").write_text("abc123-dirty\n")
+    assert _run_folder.commit() == "abc123-dirty"
