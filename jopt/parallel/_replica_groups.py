@@ -14,7 +14,10 @@ Groups = tuple[tuple[int, ...], ...]
 
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+_MESH = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}"
+)
+_ORDER = re.compile(r"^\[([\d,]+)\](?:T\(([\d,]+)\))?$")
 _AXIS = re.compile(r"^'?([^']+?)'?=(\d+)$")
 _PART = re.compile(r"^'?([^':]+)'?(?::\((\d+)\)(\d+))?$")
 _REDUCING = re.compile(r" (?:all-reduce|all-gather|reduce-scatter)(?:-start)?\(")
@@ -26,7 +29,8 @@ def replica_groups(line: str, replicas: int, partitions: int) -> Groups:
     A permutation gives its (source, target) pairs. Three spellings are read: listed,
     `{{0,1},{2,3}}`; iota, `[4,2]<=[8]` with or without a transpose `T(1,0)`; and that
     of a mesh, `mesh['replica'=4,'data'=2] {'replica'}`, also with parts of an axis
-    (`'data':(1)2`). No groups at all mean everyone.
+    (`'data':(1)2`) and with devices in another order (`device_ids=([2,4]T(1,0))` or a
+    list). No groups at all mean everyone.
 
     Args:
         line: an instruction, as `jax.stages.Compiled.as_text` prints it.
@@ -43,11 +47,9 @@ def replica_groups(line: str, replicas: int, partitions: int) -> Groups:
         groups = _listed(found[1]) or everyone
     elif (found := _IOTA.search(line)) is not None:
         shape, sizes, order = (_numbers(text) for text in found.groups(default=""))
-        ids = np.arange(math.prod(sizes)).reshape(sizes)
-        ids = ids.transpose(order) if order else ids
-        groups = _rows(ids.reshape(shape))
+        groups = _rows(_iota(sizes, order).reshape(shape))
     elif (found := _MESH.search(line)) is not None:
-        groups = _mesh_groups(found[1], found[2])
+        groups = _mesh_groups(*found.groups(default=""))
     elif "replica_groups=" in line:
         spelling = line.split("replica_groups=", 1)[1][:60]
         raise ConfigError(
@@ -94,7 +96,12 @@ def _listed(text: str) -> Groups:
     return tuple(_numbers(group) for group in re.findall(r"\{([\d,]*)\}", text))
 
 
-def _mesh_groups(axes: str, grouped: str) -> Groups:
+def _iota(sizes: tuple[int, ...], order: tuple[int, ...]) -> np.ndarray:
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    return ids.transpose(order) if order else ids
+
+
+def _mesh_groups(axes: str, devices: str, grouped: str) -> Groups:
     sizes: dict[str, list[int]] = {}
     for axis in axes.split(","):
         found = _AXIS.match(axis.strip())
@@ -115,7 +122,11 @@ def _mesh_groups(axes: str, grouped: str) -> Groups:
             inside.add((name, 1))
     labels = [(name, i) for name, cut in sizes.items() for i in range(len(cut))]
     shape = [size for cut in sizes.values() for size in cut]
-    ids = np.arange(math.prod(shape)).reshape(shape)
+    if (found := _ORDER.match(devices)) is not None:
+        ids = _iota(*(_numbers(text) for text in found.groups(default="")))
+    else:
+        ids = np.array(_numbers(devices) or range(math.prod(shape)))
+    ids = ids.reshape(shape)
     within = [i for i, label in enumerate(labels) if label in inside]
     across = [i for i in range(len(labels)) if i not in within]
     length = math.prod(shape[i] for i in within)

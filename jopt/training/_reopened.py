@@ -47,12 +47,12 @@ def reopened(folder: Path) -> Iterator[Reopened]:
     from jopt.training._run_folder import read_config
 
     config, added = with_later_keys(read_config(folder))
+    config = resolve(config)
     if added:
         print(
             f"{folder} is of an older version; with its default: {', '.join(added)}",
             file=sys.stderr,
         )
-    config = resolve(config)
     set_compilation_cache()
     plan = make_plan(config)
     source = plan.task.load(config)

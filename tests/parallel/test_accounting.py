@@ -41,6 +41,8 @@ WITHIN = ((0, 1), (2, 3), (4, 5), (6, 7))
         ("mesh['replica'=4,'data'=2] {'replica'}", ACROSS),
         ("mesh['axis_0'=4,'axis_1'=2] {'axis_1'}", WITHIN),
         ("mesh['a'=4,'b'=2] {'a','b'}", (tuple(range(8)),)),
+        ("mesh['a'=2,'b'=1,'c'=4], device_ids=([4,2]T(1,0)) {'a'}", WITHIN),
+        ("mesh['a'=2,'b'=2], device_ids=(0,2,1,3) {'a'}", ((0, 1), (2, 3))),
         ("mesh['a'=8] {'a':(1)4}", ACROSS),
         ("mesh['a'=8] {'a':(4)2}", WITHIN),
         ("mesh['a'=8] {'a':(2)2}", ((0, 2), (1, 3), (4, 6), (5, 7))),
