@@ -62,6 +62,10 @@ class TextSource:
     splits: data.Splits
 
     @functools.cached_property
+    def share(self) -> dict[str, Any]:
+        return _share(self.config)
+
+    @functools.cached_property
     def windows(self) -> data.TrainWindows:
         return data.TrainWindows(
             self.splits.train, self.config.data.seq_len, self.config.seed
@@ -77,7 +81,7 @@ class TextSource:
 
     def batch(self, cursor: int, rows: int | None = None) -> Batch:
         rows = rows or self.config.train.batch_size
-        return self.windows.batch(cursor, rows, **_share(self.config))
+        return self.windows.batch(cursor, rows, **self.share)
 
     def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
         return data.evaluation_batches(
@@ -86,7 +90,7 @@ class TextSource:
             self.config.eval.batch_size,
             stride=self.config.eval.stride,
             max_batches=None if whole else self.config.eval.batches,
-            **_share(self.config),
+            **self.share,
         )
 
     def corrupted(
@@ -107,6 +111,10 @@ class ExampleSource:
     images: data.ImageSet
 
     @functools.cached_property
+    def share(self) -> dict[str, Any]:
+        return _share(self.config)
+
+    @functools.cached_property
     def examples(self) -> data.TrainExamples:
         augmentation = data.AUGMENTATIONS[self.config.data.augment]
         return data.TrainExamples(self.splits.train, self.config.seed, augmentation)
@@ -121,14 +129,14 @@ class ExampleSource:
 
     def batch(self, cursor: int, rows: int | None = None) -> Batch:
         rows = rows or self.config.train.batch_size
-        return self.examples.batch(cursor, rows, **_share(self.config))
+        return self.examples.batch(cursor, rows, **self.share)
 
     def evaluation(self, split: str = "validation", *, whole: bool) -> Iterator[Batch]:
         return data.example_batches(
             getattr(self.splits, split),
             self.config.eval.batch_size,
             max_batches=None if whole else self.config.eval.batches,
-            **_share(self.config),
+            **self.share,
         )
 
     def corrupted(
@@ -148,7 +156,7 @@ class ExampleSource:
                     self.config.data.tfds_dir,
                 )
                 size = self.config.eval.batch_size
-                batches = data.example_batches(examples, size, **_share(self.config))
+                batches = data.example_batches(examples, size, **self.share)
                 yield name, severity, batches
 
 
