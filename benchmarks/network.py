@@ -17,8 +17,6 @@ latency (that of the mean of one number, measured) plus compute (measured alone)
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 import socket
@@ -134,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--loopback", action="store_true", help="no namespaces")
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args(argv)
-    from jopt.reporting import markdown_table, write_text
+    from jopt.reporting import csv_text, markdown_table, write_text
 
     periods = [int(word) for word in options.periods.split(",")]
     if any(options.steps % period for period in periods):
@@ -152,11 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             table += rows(found, options.params, gbits, hosts)
     print(markdown_table(HEADER, map(shown, table)))
     if options.csv is not None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, table[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-        write_text(options.csv, text.getvalue())
+        write_text(options.csv, csv_text(table))
     return 0
 
 

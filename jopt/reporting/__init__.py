@@ -7,11 +7,12 @@ from jopt.reporting._metrics import MetricsLog, read_metrics
 from jopt.reporting._mirrors import mirror_faults, open_mirrors
 from jopt.reporting._page import page, write_page, write_report
 from jopt.reporting._status import is_held, read_status
-from jopt.reporting._tables import markdown_table
+from jopt.reporting._tables import csv_text, markdown_table
 
 __all__ = [
     "Console",
     "MetricsLog",
+    "csv_text",
     "has_matplotlib",
     "is_held",
     "markdown_table",

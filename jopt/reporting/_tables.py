@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -42,3 +45,17 @@ def _padded(
 
 def _is_numeric(column: Sequence[str]) -> bool:
     return all(cell.lstrip("-")[:1].isdigit() or cell in ("", "-") for cell in column)
+
+
+def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records of the same keys as CSV; what is None or missing is empty.
+
+    >>> csv_text([{"a": 1, "b": "x"}, {"a": None, "b": "y"}])
+    'a,b\\n1,x\\n,y\\n'
+    """
+    out = io.StringIO()
+    if records:
+        writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    return out.getvalue()

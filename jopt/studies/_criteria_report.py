@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jopt.reporting import markdown_table, write_json, write_text
+from jopt.reporting import csv_text, markdown_table, write_json, write_text
 from jopt.studies._layer_evidence import (
     CURVATURE_MODES,
     Evidence,
@@ -155,12 +153,7 @@ def write_rows(
     """`probe/NAME.csv` and `.json` in the folder of a run; returns the folder."""
     folder = run / "probe"
     folder.mkdir(exist_ok=True)
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_text(folder / f"{name}.csv", text.getvalue())
+    write_text(folder / f"{name}.csv", csv_text(rows))
     plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
     write_json(folder / f"{name}.json", {**about, "rows": plain})
     return folder

@@ -14,7 +14,6 @@ import argparse
 import csv
 import fcntl
 import hashlib
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jopt.errors import ConfigError, WorkdirInUseError, print_error
-from jopt.reporting import has_matplotlib, read_json, write_json, write_text
+from jopt.reporting import csv_text, has_matplotlib, read_json, write_json, write_text
 from jopt.training._run_folder import LOCK
 from jopt.training._signals import (
     EXIT_DONE,
@@ -89,19 +88,6 @@ def main(experiment: Experiment, name: str, size: str, argv: Sequence[str]) -> i
     return EXIT_DONE
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Rows of the same keys as CSV.
-
-    >>> as_csv([{"a": 1, "b": "x"}])
-    'a,b\\n1,x\\n'
-    """
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
 def _parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m jopt study {name}",
@@ -137,7 +123,7 @@ def _rows(
             for row in computed
         ]
         done = [row for chunk in chunks for row in found.get(chunk, ())]
-        write_text(path, as_csv(done))
+        write_text(path, csv_text(done))
         print(
             f"{number}/{len(chunks)} {name}: {len(computed)} rows, "
             f"{time.monotonic() - start:.1f} s",
@@ -154,7 +140,7 @@ def _read(path: Path) -> list[Row]:
 
 
 def _write(summary: Summary, folder: Path) -> None:
-    write_text(folder / "summary.csv", as_csv(summary.rows))
+    write_text(folder / "summary.csv", csv_text(summary.rows))
     write_text(folder / "summary.md", summary.text + "\n")
     print(f"\n{summary.text}\n")
     if has_matplotlib():

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import html
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from jopt.errors import ConfigError, print_error
-from jopt.reporting import has_matplotlib, markdown_table, page, write_text
+from jopt.reporting import csv_text, has_matplotlib, markdown_table, page, write_text
 from jopt.studies._comparison import LEVEL, Comparison, compare
 from jopt.studies._comparison_figure import draw
 from jopt.studies._sides import default_metric, read_sides
@@ -86,18 +84,23 @@ def as_html(found: Comparison) -> str:
 
 def as_csv(found: Comparison) -> str:
     """One number a line, in full: first, second (of a pair), quantity, value."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["first", "second", "quantity", "value"])
-    for row in found.rows:
-        for name in ("tuning", "seeds", "diverged", "mean", "error"):
-            writer.writerow([row.name, "", name, getattr(row, name)])
-        for name in ("steps_to_target", "secs_to_target", "step_secs"):
-            writer.writerow([row.name, "", name, getattr(row, name)])
-    for pair in found.pairs:
-        for name in ("difference", "low", "high", "pvalue", "adjusted", "claimed"):
-            writer.writerow([pair.first, pair.second, name, getattr(pair, name)])
-    return out.getvalue()
+    of_rows = ["tuning", "seeds", "diverged", "mean", "error"]
+    of_rows += ["steps_to_target", "secs_to_target", "step_secs"]
+    of_pairs = ("difference", "low", "high", "pvalue", "adjusted", "claimed")
+    lines = [
+        *(
+            (row.name, "", name, getattr(row, name))
+            for row in found.rows
+            for name in of_rows
+        ),
+        *(
+            (pair.first, pair.second, name, getattr(pair, name))
+            for pair in found.pairs
+            for name in of_pairs
+        ),
+    ]
+    keys = ("first", "second", "quantity", "value")
+    return csv_text([dict(zip(keys, line, strict=True)) for line in lines])
 
 
 def _rows(found: Comparison) -> Table:

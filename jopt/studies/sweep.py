@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jopt.errors import ConfigError, print_error
-from jopt.reporting import write_text
+from jopt.reporting import csv_text, write_text
 from jopt.studies._definition import (
     Job,
     final_jobs,
@@ -250,17 +248,15 @@ def status_lines(index: Mapping[str, Any], queue: Queue) -> str:
 def collected(folder: Path, index: Mapping[str, Any], queue: Queue) -> str:
     """Every job of a sweep as CSV, diverged and unfinished ones too."""
     keys = sorted({key for job in index["jobs"] for key in job["values"]})
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     metric = index["metric"]
-    writer.writerow(["id", "stage", "arm", "trial", "seed", "state", metric, *keys])
-    for job in index["jobs"]:
-        writer.writerow(
-            [
-                *(job[key] for key in ("id", "stage", "arm", "trial", "seed")),
-                queue.state(job["id"]),
-                result(folder / job["id"], metric),
-                *(job["values"].get(key, "") for key in keys),
-            ]
-        )
-    return out.getvalue()
+    return csv_text(
+        [
+            {
+                **{key: job[key] for key in ("id", "stage", "arm", "trial", "seed")},
+                "state": queue.state(job["id"]),
+                metric: result(folder / job["id"], metric),
+                **{key: job["values"].get(key) for key in keys},
+            }
+            for job in index["jobs"]
+        ]
+    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -248,13 +246,9 @@ def _percent(row) -> str:
 
 
 def _write_csv(path: Path, rows: Sequence) -> None:
-    from jopt.reporting import write_text
+    from jopt.reporting import csv_text, write_text
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0]._fields)
-    writer.writerows(["" if x is None else x for x in row] for row in rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([row._asdict() for row in rows]))
 
 
 def _draw(path: Path, rows: Sequence) -> None:
