@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jopt.criteria._directions import Directions
-from jopt.criteria._once import once_each
 from jopt.criteria._sign_curvature import sign_curvature, sign_curvature_bound
+from jopt.criteria._together import on_shared_grams
 from jopt.criteria._views import (
     View,
     each_matrix,
@@ -199,35 +199,27 @@ def tree_curvature(
     [4.0]
     """
     modes = curvature_modes(grams, specs, mode)
-    worst_case = once_each(
-        partial(
-            curvature_constants,
-            fan_in=1,
-            fan_out=1,
-            starts=starts,
-            iters=iters,
-            key=key,
-        )
+    leaves = {path: leaf for path, (leaf,) in leaves_with_views(specs, tree).items()}
+    forms = {
+        path: (gram, gram_stack(gram, leaves[path].shape, specs[path], where=path))
+        for path, gram in grams.items()
+        if path in specs and gram is not None
+    }
+    of_inputs = partial(
+        curvature_constants, fan_in=1, fan_out=1, starts=starts, iters=iters, key=key
     )
+    known = on_shared_grams(of_inputs, forms) if mode == "worst_case" else {}
     ways = None if directions is None else [named_leaves(d) for d in directions]
     found = {}
-    for path, (leaf,) in leaves_with_views(specs, tree).items():
+    for path, leaf in leaves.items():
         along = None if ways is None else Directions(*(way[path] for way in ways))
-        gram, known = grams.get(path), None
-        if gram is not None:
-            stack = gram_stack(gram, leaf.shape, specs[path], where=path)
-            known = worst_case(gram, stack) if mode == "worst_case" else None
-            gram = stack
         found[path] = leaf_curvature(
-            gram,
+            forms[path][1] if path in forms else None,
             leaf.shape,
             specs[path],
             mode=modes[path],
             directions=along,
-            starts=starts,
-            iters=iters,
-            key=key,
-            worst_case=known,
+            worst_case=known.get(path),
         )
     return found
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jopt.criteria import Curvature, Directions, GeometryStats, curvature_constants
-from jopt.criteria._once import once_each
+from jopt.criteria._together import on_shared_grams
 from jopt.errors import ConfigError, ShapeError
 from jopt.linalg import normalize, op_norm, widened
 from jopt.matrix import MatrixSpec
@@ -103,25 +103,38 @@ def gather_evidence(
     if noise is not None:
         trees.append(_beside(trees[0], noise))
     polars = _polar_factors(polar, specs, trees)
-    worst_case = once_each(partial(curvature_constants, fan_in=1, fan_out=1))
+    forms = {} if mode == "dimension" else _gram_forms(polar, specs, grams, trees[0])
+    of_inputs = partial(curvature_constants, fan_in=1, fan_out=1)
+    known = on_shared_grams(of_inputs, forms) if mode == "worst_case" else {}
     by_path: dict[str, tuple[dict[str, jax.Array], ...]] = {}
     for path, spec in specs.items():
-        gram, known = (grams.get(path) if mode != "dimension" else None), None
-        if gram is not None:
-            shape = _whole_fan_in(polar.views.layout, path, spec, trees[0][path].shape)
-            form = fit_gram(gram, shape, spec, path)
-            known = worst_case(gram, form) if mode == "worst_case" else None
-            gram = form
+        _, gram = forms.get(path, (None, None))
         pairs = zip(trees, polars, strict=True)
         stacks = [{path: tree[path]} for pair in pairs for tree in pair]
         alone = polar.views.among({path: spec})
-        fn = partial(_evidence, gram, known, euclidean)
+        fn = partial(_evidence, gram, known.get(path), euclidean)
         by_path[path] = alone.map(fn, *stacks, count=len(Evidence._fields))
     fields = (
         {path: found[i][path] for path, found in by_path.items()}
         for i in range(len(Evidence._fields))
     )
     return Evidence(*map(singles.flat, fields))
+
+
+def _gram_forms(
+    polar: PolarMap,
+    specs: Mapping[str, MatrixSpec],
+    grams: Mapping[str, jax.Array],
+    leaves: Mapping[str, jax.Array],
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """The Gram matrices of each leaf that has some: as given, and as (B, M, M)."""
+    forms = {}
+    for path in specs:
+        if (gram := grams.get(path)) is not None:
+            shape = leaves[path].shape
+            shape = _whole_fan_in(polar.views.layout, path, specs[path], shape)
+            forms[path] = gram, fit_gram(gram, shape, specs[path], path)
+    return forms
 
 
 def _beside(leaves: Mapping[str, jax.Array], noise: PyTree) -> dict[str, jax.Array]:
