@@ -34,7 +34,9 @@ def looksam(
     """LookSAM: a second gradient every `period` steps, and a memory of it in between.
 
     At steps 0, k, 2k, ...: u = g^e, v = g^e minus its part along g. Otherwise
-    u = g + alpha (||g|| / ||v||) v, and no second gradient is computed.
+    u = g + alpha (||g|| / ||v||) v, and no second gradient is computed. A v below
+    8 eps ||g^e||, where both gradients lie on one line, is rounding error and counts as
+    0 (ours): its direction would be arbitrary at the size of g.
 
     Args:
         period: k, 1 or more; 1 is SAM. May be traced.
@@ -61,8 +63,11 @@ def looksam(
         return (True if _is_one(period) else count % period == 0), state
 
     def both(g: PyTree, ge: PyTree, state: LookSamState) -> Combined:
-        sharpness = stored(orthogonal_part(ge, g), state.sharpness)
-        return Combined(ge, None, LookSamState(sharpness))
+        v = orthogonal_part(ge, g)
+        rounding = 8 * jnp.finfo(jnp.float32).eps * global_norm(ge)
+        known = global_norm(v) > rounding
+        v = jax.tree.map(lambda x: jnp.where(known, x, 0), v)
+        return Combined(ge, None, LookSamState(stored(v, state.sharpness)))
 
     def alone(g: PyTree, state: LookSamState) -> PyTree:
         size = global_norm(state.sharpness)

@@ -187,7 +187,7 @@ def given_gradients(make: Make) -> Make:
 
 
 def sharp(learning_rate: Any, rho: Any, alpha: Any) -> Any:
-    """Every other step has a second gradient, that of a quadratic."""
+    """Every other step has a second gradient, that of an uneven quadratic."""
     tx = jopt.sharpness_aware(
         jopt.signum(learning_rate),
         jopt.l2_ascent(rho),
@@ -197,11 +197,14 @@ def sharp(learning_rate: Any, rho: Any, alpha: Any) -> Any:
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         def grad_fn(other: Any) -> Any:
-            return jax.tree.map(
-                lambda g, o, p: (g + o - p).astype(g.dtype), updates, other, params
-            )
+            return jax.tree.map(curved, updates, other, params)
 
         return tx.update(updates, state, params, grad_fn=grad_fn, **extra_args)
+
+    def curved(g: jax.Array, other: jax.Array, p: jax.Array) -> jax.Array:
+        # Along an even one g^e is parallel to g, and LookSAM has nothing to remember.
+        curvature = 1 + jnp.arange(g.shape[-1], dtype=p.dtype)
+        return (g + curvature * (other - p)).astype(g.dtype)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
@@ -463,7 +466,8 @@ CASES = (
         RATE
         | MATRIX
         | {"signal": "direction", "geometries": ("sign", "spectral", "euclidean")}
-        | {"min_dwell": 1.0, "every": 1.0, "mode": "cond", "nan_policy": "zero"},
+        | {"min_dwell": 1.0, "every": 1.0, "mode": "cond", "nan_policy": "zero"}
+        | {"stats_method": "svd"},
         (*RATE, "min_dwell", "every"),
         MATRIX_SHAPES,
         scale_free=True,

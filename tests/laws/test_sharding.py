@@ -15,6 +15,7 @@ TOLERANCE = 1e-5
 STATELESS = {
     *("sign_sgd", "scale_by_sign", "signs_with_noise", "soft_signs"),
     *("scale_by_shape", "clip", "hyperball", "update_floor", "radial_brake", "spec_gd"),
+    "sa_sam_paper",
 }
 
 

@@ -313,6 +313,19 @@ def test_members_against_numpy(name):
     np.testing.assert_allclose(path, wanted, rtol=0, atol=1e-12 if exact else 1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_looksam_remembers_nothing_of_parallel_gradients(size):
+    """What rounding leaves of v, 1e-7 of g^e, would be scaled up to the size of g."""
+    rule = jopt.looksam(2)
+    g = jnp.asarray(size * np.random.default_rng(0).normal(size=64), jnp.float32)
+    state = rule.both(g, 1.1 * g, rule.init(g)).state
+    np.testing.assert_array_equal(rule.alone(g, state), g)
+    bent = rule.both(g, 1.1 * g + 1e-4 * size, rule.init(g)).state
+    assert np.linalg.norm((rule.alone(g, bent) - g) / size) > 0.5 * np.linalg.norm(
+        g / size
+    )
+
+
 @pytest.mark.parametrize("name", ["looksam", "ae_sam", "f_sam", "stale"])
 def test_scan_loop_and_jit_agree_also_after_a_restart(name):
     rng = np.random.default_rng(3)
