@@ -31,7 +31,7 @@ from jopt.training._grams import Grams, choose_grams
 from jopt.training._mesh_keys import mesh_of, rules_of
 from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype
-from jopt.training._sharp_oracle import second_pass, sharp_oracle
+from jopt.training._sharp_oracle import sharp_oracle
 from jopt.training._sharpness import climbs, sharpness, spectral_views
 from jopt.training._state import TrainState, state_factory, state_shardings
 from jopt.training._step import make_step
@@ -188,17 +188,19 @@ def make_plan(config: ConfigDict) -> Plan:
     )
 
     def oracles(count: int) -> Oracle:
-        objective = task.objective(model, taps=taps)
         if member is not None:
             return sharp_oracle(
                 member,
-                second_pass(config.oracle, task, model),
-                objective,
+                config.oracle,
+                task,
+                model,
+                taps=taps,
                 accumulation=count,
                 climbs=climbs(config),
                 half_difference=halved,
                 grams=grams,
             )
+        objective = task.objective(model, taps=taps)
         oracle = value_and_grad(
             objective, accumulation=count, half_difference=halved, grams=grams
         )

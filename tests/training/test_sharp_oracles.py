@@ -23,7 +23,7 @@ from jopt.training._guard import DivergedError
 from jopt.training._loop import Loop
 from jopt.training._oracles import value_and_grad
 from jopt.training._plan import make_plan, resolve
-from jopt.training._sharp_oracle import second_pass, sharp_oracle
+from jopt.training._sharp_oracle import sharp_oracle
 from jopt.training._sharpness import MEMBERS, NORMS, climbs, sharpness
 from jopt.training._tasks import TASKS
 from jopt.tree import digest
@@ -68,8 +68,10 @@ def gradients(made, *, half_difference=False, grams=None, taps=()):
     member = sharpness(made, MODEL.matrix_specs)
     oracle = sharp_oracle(
         member,
-        second_pass(made.oracle, TASK, MODEL),
-        TASK.objective(MODEL, taps=taps),
+        made.oracle,
+        TASK,
+        MODEL,
+        taps=taps,
         accumulation=made.train.accumulation,
         climbs=climbs(made),
         half_difference=half_difference,
@@ -184,8 +186,9 @@ def test_functional_sam_and_esam_are_those_of_the_library():
 def run_on(made, params, state, rows):
     oracle = sharp_oracle(
         sharpness(made),
-        second_pass(made.oracle, TASK, MODEL),
-        TASK.objective(MODEL),
+        made.oracle,
+        TASK,
+        MODEL,
         accumulation=made.train.accumulation,
         climbs=1,
         half_difference=False,
