@@ -7,7 +7,6 @@ on a mesh, and the polar factors behind the nuclear norms come from one dispatch
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
@@ -18,10 +17,11 @@ from jax.sharding import PartitionSpec
 
 from jopt.criteria import Curvature, Directions, GeometryStats, curvature_constants
 from jopt.criteria._together import on_shared_grams
-from jopt.errors import ConfigError, ShapeError
+from jopt.errors import ConfigError
 from jopt.linalg import normalize, op_norm, widened
 from jopt.matrix import MatrixSpec
 from jopt.transforms._dispatch import Spread
+from jopt.transforms._gram_forms import gram_forms
 from jopt.transforms._layout import Layout
 from jopt.transforms._norms import matrix_norm
 from jopt.transforms._polar import PolarMap
@@ -103,9 +103,16 @@ def gather_evidence(
     if noise is not None:
         trees.append(_beside(trees[0], noise))
     polars = _polar_factors(polar, specs, trees)
-    forms = {} if mode == "dimension" else _gram_forms(polar, specs, grams, trees[0])
-    of_inputs = partial(curvature_constants, fan_in=1, fan_out=1)
-    known = on_shared_grams(of_inputs, forms) if mode == "worst_case" else {}
+    forms = (
+        {}
+        if mode == "dimension"
+        else gram_forms(polar.views.layout, specs, grams, trees[0])
+    )
+    known = {}
+    if mode == "worst_case":
+        known = on_shared_grams(
+            partial(curvature_constants, fan_in=1, fan_out=1), forms
+        )
     by_path: dict[str, tuple[dict[str, jax.Array], ...]] = {}
     for path, spec in specs.items():
         _, gram = forms.get(path, (None, None))
@@ -119,22 +126,6 @@ def gather_evidence(
         for i in range(len(Evidence._fields))
     )
     return Evidence(*map(singles.flat, fields))
-
-
-def _gram_forms(
-    polar: PolarMap,
-    specs: Mapping[str, MatrixSpec],
-    grams: Mapping[str, jax.Array],
-    leaves: Mapping[str, jax.Array],
-) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """The Gram matrices of each leaf that has some: as given, and as (B, M, M)."""
-    forms = {}
-    for path in specs:
-        if (gram := grams.get(path)) is not None:
-            shape = leaves[path].shape
-            shape = _whole_fan_in(polar.views.layout, path, specs[path], shape)
-            forms[path] = gram, fit_gram(gram, shape, specs[path], path)
-    return forms
 
 
 def _beside(leaves: Mapping[str, jax.Array], noise: PyTree) -> dict[str, jax.Array]:
@@ -248,54 +239,3 @@ def _whole_columns(spread: Spread, d_SMN: jax.Array) -> jax.Array:
     if not spread.row_names:
         return d_SMN
     return jax.lax.all_gather(d_SMN, spread.row_names, axis=1, tiled=True)
-
-
-def _whole_fan_in(
-    layout: Layout | None, path: str, spec: MatrixSpec, shape: tuple[int, ...]
-) -> tuple[int, ...]:
-    """The shape of a leaf, in `shard_map` of a shard, with the fan-in of the whole."""
-    if layout is None or not layout.is_bound():
-        return shape
-    _, reduction, _ = spec.axes(len(shape))
-    return tuple(
-        length * (layout.size(layout.names(path, (axis,))) if axis in reduction else 1)
-        for axis, length in enumerate(shape)
-    )
-
-
-def fit_gram(
-    gram: jax.Array, shape: tuple[int, ...], spec: MatrixSpec, path: str
-) -> jax.Array:
-    """The Gram matrices of a parameter, (B, M, M); each serves equally many matrices.
-
-    The batch axes of a view are (stacked layers..., rest...), M is the fan-in. The
-    layers that lead in the Gram matrix are the stacked ones; the rest reads one input
-    (heads of queries), or, where the Gram matrix is that of rest M inputs together,
-    each has M of its own (heads of an output kernel), with a block on its diagonal.
-
-    Fails: `ShapeError` for any other shape.
-
-    >>> per_head = MatrixSpec((1,), (2,))
-    >>> fit_gram(jnp.eye(3), (2, 3, 5), per_head, "q").shape
-    (1, 3, 3)
-    >>> fit_gram(jnp.diag(jnp.arange(6.0)), (2, 3, 5), per_head, "o")[1, 2, 2]
-    Array(5., dtype=float32)
-    """
-    batch, reduction, _ = spec.axes(len(shape))
-    inputs = math.prod(shape[axis] for axis in reduction)
-    lengths = [shape[axis] for axis in batch]
-    stacked = max(gram.ndim - 2, 0)
-    rest = math.prod(lengths[stacked:])
-    fits = gram.ndim >= 2 and list(gram.shape[:-2]) == lengths[:stacked]
-    if fits and gram.shape[-2:] == (inputs, inputs):
-        return gram.reshape(-1, inputs, inputs)
-    if fits and gram.shape[-2:] == (rest * inputs, rest * inputs):
-        blocks = gram.reshape(-1, rest, inputs, rest, inputs)
-        diagonal = jnp.diagonal(blocks, axis1=1, axis2=3)  # (-1, M, M, rest)
-        return jnp.moveaxis(diagonal, -1, 1).reshape(-1, inputs, inputs)
-    raise ShapeError(
-        f"activation_grams[{path!r}] has shape {gram.shape}; the parameter is "
-        f"{list(shape)} with fan-in {inputs}, so {(*lengths, inputs, inputs)} was "
-        "expected, or the same without the last of the batch axes, which then share "
-        "their inputs"
-    )

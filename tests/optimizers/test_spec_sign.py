@@ -17,7 +17,8 @@ from jopt.matrix import matrices
 from jopt.optimizers import build
 from jopt.transforms import SwitchState, read_choices, scale_by_geometry_switch
 from jopt.transforms._choosing import Choice, choose, judge, toss
-from jopt.transforms._evidence import Evidence, fit_gram
+from jopt.transforms._evidence import Evidence
+from jopt.transforms._gram_forms import fit_gram
 
 RATE = 0.02
 CODES = ("sign", "spectral", "euclidean")
