@@ -148,9 +148,8 @@ def scale_by_geometry_switch(
             `read_choices`, and compile anew when they differ.
         choices: of `host`, in the form of `initial`; None is `initial`, or the first
             geometry. Static.
-        stats_method: of the nuclear norms, as in `jopt.linalg.nuclear_norm`: `polar`,
-            `svd`, or `quick` in `compute_dtype` (bfloat16: two meshes are up to 1.3 %
-            apart; float32: 4e-6). Static.
+        stats_method: of `jopt.linalg.nuclear_norm`; `quick` works in `compute_dtype`
+            (bfloat16: two meshes are up to 1.3 % apart; float32: 4e-6). Static.
         nan_policy: as in `scale_by_orthogonalization`.
         steps, method, coeffs, normalization, compute_dtype, precision, distribute: as
             in `scale_by_orthogonalization`, for the steps that are made.
