@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jopt import criteria, landscape, linalg, optimizers, transforms
+    from jopt import criteria, landscape, linalg, merging, optimizers, transforms
     from jopt.errors import (
         CheckpointError,
         ConfigError,
@@ -138,6 +138,7 @@ __all__ = [
     "local_sgd",
     "local_updates",
     "looksam",
+    "merging",
     "monitor",
     "muloco",
     "muon",
@@ -191,7 +192,14 @@ __all__ = [
     "wsam",
 ]
 
-_SUBPACKAGES = ("criteria", "landscape", "linalg", "optimizers", "transforms")
+_SUBPACKAGES = (
+    "criteria",
+    "landscape",
+    "linalg",
+    "merging",
+    "optimizers",
+    "transforms",
+)
 # From the lowest layer up: a name is looked for where the least has to be loaded.
 _HOMES = (
     "jopt.errors",
