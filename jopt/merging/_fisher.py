@@ -135,7 +135,7 @@ def fisher(
         if normalize:
             weights_T = weights_T / jnp.stack([global_norm(tree) for tree in fishers])
             weights_T = weights_T / jnp.sum(weights_T)
-        info_T = jnp.stack([*per_task("fishers", fishers, path, x_T)]) + eps
+        info_T = jnp.stack(per_task("fishers", fishers, path, x_T)) + eps
         mass = weighted(info_T, weights_T)
         return (weighted(info_T * x_T, weights_T) / mass).astype(x_T.dtype)
 

@@ -16,13 +16,13 @@ from jopt.merging._matrices import task_matrices, task_specs
 from jopt.merging._transform import (
     MergeContext,
     MergeTransform,
-    leafwise,
+    restricted,
     task_weights,
     weighted,
 )
 from jopt.merging._vectors import Where, wide_dtype
 from jopt.transforms._specs import MatrixSpecs
-from jopt.tree import named_leaves
+from jopt.tree import PyTree, map_named, named_leaves
 
 # T tasks; S stacked matrices; M, N fan-in and fan-out of a layer.
 
@@ -89,25 +89,30 @@ def regmean(
     [[1.0], [2.0]]
     """
 
-    def fn(path: str, x_T: jax.Array, context: MergeContext) -> jax.Array:
-        weights_T = task_weights({path: x_T}, context)
+    def fn(tree: PyTree, context: MergeContext) -> PyTree:
+        weights_T = task_weights(tree, context)
         grams = context.aux["grams"]
-        if not any(path in named_leaves(tree) for tree in grams):
-            return weighted(x_T, weights_T, normalize=True)
-        spec = task_specs({path: x_T}, matrix_specs).get(path)
-        if spec is None:
-            raise ConfigError(
-                f"aux['grams'] has {path!r}, which is no matrix; declare its view in "
-                "matrix_specs"
-            )
-        given_TMM = jnp.stack([*per_task("grams", grams, path, x_T)])
-        shrunk = _shrunk(given_TMM, off_diagonal, ridge)
-        merged = [
-            _solve(shrunk, stack, weights_T) for stack in task_matrices(x_T, spec)
-        ]
-        return assemble(merged, spec, x_T.shape[1:]).astype(x_T.dtype)
+        specs = task_specs(tree, matrix_specs)
+        known = {path for gram in grams for path in named_leaves(gram)}
 
-    return leafwise("reduce", fn, where=where, needs=frozenset({"grams"}))
+        def merge_leaf(path: str, x_T: jax.Array) -> jax.Array:
+            if path not in known:
+                return weighted(x_T, weights_T, normalize=True)
+            if path not in specs:
+                raise ConfigError(
+                    f"aux['grams'] has {path!r}, which is no matrix; declare its view "
+                    "in matrix_specs"
+                )
+            given_TMM = jnp.stack(per_task("grams", grams, path, x_T))
+            shrunk = _shrunk(given_TMM, off_diagonal, ridge)
+            stacks = task_matrices(x_T, specs[path])
+            merged = [_solve(shrunk, stack, weights_T) for stack in stacks]
+            return assemble(merged, specs[path], x_T.shape[1:]).astype(x_T.dtype)
+
+        return map_named(merge_leaf, tree)
+
+    needs = frozenset({"grams"})
+    return restricted(MergeTransform("reduce", fn, "leaf", needs), where)
 
 
 def _shrunk(gram_TMM: jax.Array, off_diagonal: Any, ridge: Any) -> jax.Array:
