@@ -5,6 +5,18 @@ stacked task vectors; `merge` goes from parameters to parameters.
 """
 
 from jopt.merging._adamerging import AdaMerging, adamerging
+from jopt.merging._algebra import (
+    add,
+    analogy,
+    cosine_matrix,
+    dot,
+    leaf_norms,
+    negate,
+    norm,
+    scale,
+    sub,
+    task_norms,
+)
 from jopt.merging._chain import chain
 from jopt.merging._collections import merge_variables, recompute_statistics
 from jopt.merging._condition import condition_all, source_entropy
@@ -53,19 +65,9 @@ from jopt.merging._transform import MergeContext, MergeTransform, leafwise, rest
 from jopt.merging._trim import Cut, cut_leaf, magnitude_cut, trim
 from jopt.merging._tsv import tsv_m
 from jopt.merging._vectors import (
-    add,
-    analogy,
     apply_task_vector,
-    cosine_matrix,
-    dot,
     is_mergeable,
-    leaf_norms,
-    negate,
-    norm,
-    scale,
     stack,
-    sub,
-    task_norms,
     task_vector,
     unstack,
 )

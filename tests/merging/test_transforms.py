@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -265,3 +267,22 @@ def test_search_says_when_nothing_can_be_chosen():
         merging.search_scale(lambda s: s, lambda s: np.nan, [0.0, 1.0])
     with pytest.raises(ConfigError, match="grid"):
         merging.search_scale(lambda s: s, lambda s: s, [])
+
+
+PAGE = (Path(__file__).parents[2] / "docs/merging.md").read_text()
+
+
+def test_the_page_names_every_method_and_nothing_else():
+    table = re.search(r"^## Methods\n(.*?)^### ", PAGE, re.M | re.S).group(1)
+    cells = [row.split(" | ")[2] for row in table.splitlines() if row.count(" | ") > 2]
+    named = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
+    others = {"emr", "adamerging", "knots", "lora_delta", "merge_lora"}
+    arcs = {"slerp", "karcher"}
+    assert named - {"merge"} == set(merging.METHODS) | others | arcs
+    assert others | arcs <= set(merging.__all__)
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs(capsys):
+    exec("\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.S)), {})
+    assert "an entropy of 0.7 nats" in capsys.readouterr().out
