@@ -38,6 +38,7 @@ from jopt.merging._merge import make_context, merge, reduce_tasks, stacked_vecto
 from jopt.merging._methods import METHODS, Method, make_transform
 from jopt.merging._model_stock import model_stock
 from jopt.merging._pcb import pcb
+from jopt.merging._post import clip_norm, keep_leaves, multiply
 from jopt.merging._recipes import (
     average,
     breadcrumbs,
@@ -59,6 +60,7 @@ from jopt.merging._signs import (
     elected_signs,
     sign_balance,
 )
+from jopt.merging._soup import greedy_soup
 from jopt.merging._sparse import dare, drop_outliers, rescale_norm
 from jopt.merging._sphere import karcher, slerp
 from jopt.merging._transform import MergeContext, MergeTransform, leafwise, restricted
@@ -92,6 +94,7 @@ __all__ = [
     "average",
     "breadcrumbs",
     "chain",
+    "clip_norm",
     "condition_all",
     "consensus",
     "consensus_ta",
@@ -118,10 +121,12 @@ __all__ = [
     "fisher",
     "fisher_information",
     "gram_matrices",
+    "greedy_soup",
     "is_mergeable",
     "iso_c",
     "iso_cts",
     "karcher",
+    "keep_leaves",
     "knots",
     "leaf_norms",
     "leafwise",
@@ -135,6 +140,7 @@ __all__ = [
     "merge_lora",
     "merge_variables",
     "model_stock",
+    "multiply",
     "negate",
     "norm",
     "pcb",
