@@ -125,8 +125,10 @@ def test_scale_order_of_tasks_shapes_and_single_leaves(name):
     plain = found.pop("plain")
     assert jax.tree.map(jnp.shape, plain) == SHAPES
     assert {x.dtype for x in jax.tree.leaves(plain)} == {jnp.dtype("float32")}
+    # Polar factors of concatenations that are nearly singular.
+    error = 5e-5 if name == "iso_cts" else 1e-5
     for other in found.values():
-        close(other, plain)
+        close(other, plain, rtol=error, atol=error)
 
 
 @pytest.mark.parametrize(
