@@ -639,6 +639,7 @@ CASES = (
         anchored,
         {"weight": 0.1},
         ("weight",),
+        restless=True,
         slow=True,
     ),
     Case(

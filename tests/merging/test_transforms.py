@@ -43,6 +43,7 @@ def method(name):
 
 
 @functools.cache
+@jax.ensure_compile_time_eval()
 def tasks():
     rng = np.random.default_rng(0)
     return {
@@ -52,19 +53,19 @@ def tasks():
 
 
 @functools.cache
+@jax.ensure_compile_time_eval()
 def aux():
     rng = np.random.default_rng(1)
     inputs = rng.normal(size=(T, 2, 20, 6))
+
+    def one_fisher():
+        return {path: jnp.asarray(rng.random(shape)) for path, shape in SHAPES.items()}
+
     return {
-        "fishers": [
-            {path: jnp.asarray(rng.random(shape)) for path, shape in SHAPES.items()}
-            for _ in range(T)
-        ],
+        "fishers": [one_fisher() for _ in range(T)],
         "grams": [
-            merging.gram_matrices(
-                [{"w": jnp.asarray(x[0]), "stack": jnp.asarray(x[1])}]
-            )
-            for x in inputs
+            merging.gram_matrices([{"w": jnp.asarray(w), "stack": jnp.asarray(stack)}])
+            for w, stack in inputs
         ],
     }
 
