@@ -309,6 +309,7 @@ def test_what_is_refused_and_what_is_skipped(draw):
         merging.condition_all([apply_fn], base, [model], [batches])
 
 
+@pytest.mark.slow
 def test_only_harmful_sources_are_conditioned(draw):
     base, model, batches = source(draw)
     tv = merging.task_vector(base, model)

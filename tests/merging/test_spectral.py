@@ -222,10 +222,8 @@ def test_without_a_view_a_leaf_is_averaged(reduced, draw):
         np.testing.assert_allclose(found[path], leaf.mean(axis=0), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [("q", "k", "v"), pytest.param(("query", "key", "value"), marks=SLOW)],
-)
+@pytest.mark.parametrize("names", [("q", "k", "v"), ("query", "key", "value")])
+@pytest.mark.slow
 def test_fused_attention_is_one_matrix(reduced, draw, names):
     tasks = {
         f"attn/{name}/kernel": draw(2, 6, 4, seed=i) for i, name in enumerate(names)
@@ -242,6 +240,7 @@ def test_fused_attention_is_one_matrix(reduced, draw, names):
     np.testing.assert_allclose(found["attn/out/kernel"], alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_broken_matrix_is_alone(reduced, draw):
     tasks = draw(2, 3, 4, 4)
     method = merging.tsv_m(matrix_specs={"w": MatrixSpec((1,), (2,))})

@@ -172,7 +172,7 @@ def test_the_karcher_mean_of_three_directions_is_stationary(draw):
 
 def test_emr_gives_each_task_its_signs_and_its_length(draw):
     stacked = {"a": draw(3, 30), "b": draw(3, 4, 5, seed=1)}
-    model = merging.emr(stacked)
+    model = jax.jit(merging.emr)(stacked)
     for task in range(3):
         found = model.for_task(task)
         own = jax.tree.map(lambda x, t=task: x[t], stacked)
