@@ -36,6 +36,7 @@ def test_factors_side_by_side_are_exact_and_added_up_are_not(adapters):
     assert np.linalg.norm(wrong - right) > 0.5 * np.linalg.norm(right)
 
 
+@pytest.mark.slow
 def test_cut_down_to_the_best_approximation(adapters):
     whole = np.float64(merging.lora_delta(merging.merge_lora(adapters)))
     u, s, vh = np.linalg.svd(whole, full_matrices=False)

@@ -31,6 +31,7 @@ def test_dare_is_unbiased_and_keeps_exact_values(draw):
     np.testing.assert_array_equal(plain * 4, found[0])
 
 
+@pytest.mark.slow
 def test_dare_masks_follow_from_key_task_and_path(draw):
     one = {"w": draw(2, 30), "v": draw(2, 30)}
     more = {**{p: jnp.concatenate([x, x]) for p, x in one.items()}, "u": draw(4, 3)}
@@ -107,6 +108,7 @@ def test_nobody_uses_what_nobody_touched():
     assert not merging.tall_masks(stacked, {"w": jnp.zeros(3)})["w"].any()
 
 
+@pytest.mark.slow
 def test_consensus_ties_masks_the_ties_vector(reduced, draw):
     stacked = {"w": draw(4, 50)}
     whole = reduced(merging.ties(0.5), stacked)["w"]

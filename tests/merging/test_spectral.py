@@ -115,6 +115,7 @@ def test_at_any_scale(reduced, draw, size):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_singular_values_and_rotations(reduced, draw):
     tasks = draw(2, 8, 6)
     left, right = orthogonal(draw, 8, 1), orthogonal(draw, 6, 2)
@@ -155,6 +156,7 @@ def test_more_tasks_than_singular_values_are_not_a_zero_update(reduced, draw):
     assert float(jnp.linalg.norm(found)) > 1
 
 
+@pytest.mark.slow
 def test_the_number_of_triplets_is_an_integer_division(reduced, draw):
     """int(r * (1 / T)) is 0 instead of 1 at r = T = 49."""
     assert int(49 * (1 / 49)) == 0

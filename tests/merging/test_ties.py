@@ -113,6 +113,7 @@ def test_no_sign_for_complex_leaves(reduced):
         reduced(merging.ties(1.0), {"z": jnp.ones((2, 2), complex)})
 
 
+@pytest.mark.slow
 def test_output_agrees_with_the_elected_sign_inside_the_trimmed_supports(reduced):
     tasks = {"w": jax.random.normal(jax.random.key(2), (4, 60))}
     context = merging.make_context({}, 4)

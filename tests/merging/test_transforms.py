@@ -132,13 +132,8 @@ def test_scale_order_of_tasks_shapes_and_single_leaves(name):
         close(other, plain, rtol=error, atol=error)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "consensus_ta",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("ties", "tsv_m", "wudi")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["consensus_ta", "ties", "tsv_m", "wudi"])
 def test_jit_and_vmap_over_seeds(name):
     def of(stacked):
         return run(name, stacked)
