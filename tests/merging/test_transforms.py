@@ -26,7 +26,7 @@ METHODS = {name: (name, {}) for name in merging.METHODS} | {
 }
 
 
-QUICK = {"ties", "dare_linear", "consensus_ta", "tsv_m", "iso_c", "fisher", "regmean"}
+QUICK = {"ties", "dare_linear", "tsv_m"}
 each_method = pytest.mark.parametrize(
     "name",
     [
@@ -157,7 +157,10 @@ SINGLE = {
 }
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow]) for x in SINGLE],
+)
 def test_one_task_is_returned(name):
     one = jax.tree.map(lambda x: x[:1], tasks())
     specs = {"matrix_specs": SPECS} if name in MATRICES else {}
@@ -168,6 +171,7 @@ def test_one_task_is_returned(name):
     close(found, jax.tree.map(lambda x: x[0], one), atol=3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["average", "regmean", "fisher", "model_stock", "ties"]
 )
