@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jopt import criteria, landscape, linalg, optimizers, transforms
+    from jopt import criteria, landscape, linalg, merging, optimizers, transforms
     from jopt.errors import (
         CheckpointError,
         ConfigError,
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         cautious_weight_decay,
         check_sharpness,
         clip_by_global_norm,
+        decay_to_anchor,
         dropped_direction,
         esam_value_and_grad,
         f_sam_direction,
@@ -117,6 +118,7 @@ __all__ = [
     "check_sharpness",
     "clip_by_global_norm",
     "criteria",
+    "decay_to_anchor",
     "delta_sgd",
     "describe_labels",
     "diloco",
@@ -138,6 +140,7 @@ __all__ = [
     "local_sgd",
     "local_updates",
     "looksam",
+    "merging",
     "monitor",
     "muloco",
     "muon",
@@ -191,7 +194,14 @@ __all__ = [
     "wsam",
 ]
 
-_SUBPACKAGES = ("criteria", "landscape", "linalg", "optimizers", "transforms")
+_SUBPACKAGES = (
+    "criteria",
+    "landscape",
+    "linalg",
+    "merging",
+    "optimizers",
+    "transforms",
+)
 # From the lowest layer up: a name is looked for where the least has to be loaded.
 _HOMES = (
     "jopt.errors",

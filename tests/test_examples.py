@@ -13,6 +13,7 @@ import jopt
 
 PUBLIC = (
     *(jopt, jopt.linalg, jopt.criteria, jopt.transforms, jopt.optimizers),
+    jopt.merging,
     jopt.landscape.curvature,
     jopt.landscape.paths,
 )
