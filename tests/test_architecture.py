@@ -29,6 +29,7 @@ LAYERS = (
     ("objectives",),
     ("reporting",),
     ("training",),
+    ("weights",),
     ("studies",),
     ("__main__",),
 )
@@ -103,6 +104,7 @@ HEAVY = (
     "tensorflow_datasets",
     "matplotlib",
     "ml_collections",
+    "safetensors",
 )
 
 
