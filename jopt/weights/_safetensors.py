@@ -149,10 +149,11 @@ class SafetensorsWriter:
             }
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        self._file = path.open("xb")
-        self._file.write(len(text).to_bytes(8, "little") + text)
+        self._path = path
         self._data = 8 + len(text)
-        self._file.truncate(self._data + end)
+        with path.open("xb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(self._data + end)
 
     def write(self, name: str, array: np.ndarray) -> None:
         """Puts an array where the header says it is; the order is free."""
@@ -162,14 +163,14 @@ class SafetensorsWriter:
                 f"{name} was to be {leaf.dtype} {leaf.shape} and is {array.dtype} "
                 f"{array.shape}"
             )
-        self._file.seek(self._data + self._begin[name])
-        self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        with self._path.open("r+b") as file:
+            file.seek(self._data + self._begin[name])
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def close(self) -> None:
         """Returns when the bytes are on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 class ShardedWriter:
