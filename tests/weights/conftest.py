@@ -74,7 +74,7 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 
     def save(name: str, tensors: dict[str, np.ndarray], **metadata: str) -> Path:
         path = tmp_path / f"{name}.safetensors"
-        whole = {k: np.ascontiguousarray(x) for k, x in tensors.items()}
+        whole = {k: np.asarray(x, order="C") for k, x in tensors.items()}
         save_file(whole, path, metadata)
         return path
 
