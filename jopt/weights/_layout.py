@@ -29,7 +29,8 @@ class Piece(NamedTuple):
         leaves: names; empty for a tensor that is copied as it is.
         split: the tensor -> its leaves.
         join: the inverse.
-        specs: the matrix view of each leaf, where the layout knows it.
+        specs: the matrix view of each leaf, None of what is no matrix; empty where the
+            layout does not know.
     """
 
     source: str
@@ -41,7 +42,7 @@ class Piece(NamedTuple):
 
 def same(source: str, leaf: str) -> Piece:
     """A tensor that is a leaf as it is."""
-    return Piece(source, (leaf,), lambda x: (x,), lambda xs: xs[0], (None,))
+    return Piece(source, (leaf,), lambda x: (x,), lambda xs: xs[0], ())
 
 
 def kept(source: str) -> Piece:
@@ -133,13 +134,12 @@ class NamedWeights:
             self._last = piece.source, parts
         return self._last[1][number]
 
-    def specs(self) -> dict[str, MatrixSpec]:
-        """The matrix views that the layout knows."""
+    def specs(self) -> dict[str, MatrixSpec | None]:
+        """The matrix views of the leaves whose layout knows them."""
         return {
             leaf: spec
             for piece in self.pieces
-            for leaf, spec in zip(piece.leaves, piece.specs, strict=True)
-            if spec is not None
+            for leaf, spec in zip(piece.leaves, piece.specs, strict=False)
         }
 
     def close(self) -> None:

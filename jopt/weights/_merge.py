@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.errors import import_name
-from jopt.matrix import MatrixSpec
 from jopt.merging import apply_task_vector, search_scale
-from jopt.transforms._specs import DENSE
+from jopt.merging._transform import weighted
 from jopt.weights._figures import Figures
 from jopt.weights._layout import STATE, Piece, same
 from jopt.weights._reducers import Reducer, Reducing, Say, context_of, reducing
 from jopt.weights._settings import Settings
 from jopt.weights._sources import Sources, opened
+from jopt.weights._views import views_of
 from jopt.weights._weights import Leaf, fingerprint, nested
 from jopt.weights._write import new_weights
 
@@ -76,12 +76,7 @@ def planned(settings: Settings) -> Iterator[Plan]:
     Fails: `ConfigError` for files that do not fit each other or the settings.
     """
     with opened(settings) as sources:
-        specs = sources.base.specs()
-
-        def spec(path: str, shape: Sequence[int]) -> MatrixSpec | None:
-            return specs.get(path) or (DENSE if len(shape) == 2 else None)
-
-        transform = settings.recipe.transform(spec)
+        transform = settings.recipe.transform(views_of(settings, sources.base))
         wide = max((sources.wide(x) for x in sources.merged), key=lambda x: x.itemsize)
         pieces = _pieces(settings, sources)
         yield Plan(
@@ -106,8 +101,8 @@ def merge_files(settings: Settings, plan: Plan, say: Say) -> Report:
     x64 = jax.enable_x64(True) if sources.needs_x64() else contextlib.nullcontext()
     with x64:
         merger = _Merger(settings, plan, say)
-        scale, table = settings.scale, {}
-        if scale is None:
+        table: Mapping[str, list] = {}
+        if (scale := settings.scale) is None:
             scale, table = merger.search()
         metadata = _metadata(settings, sources, scale)
         with new_weights(
@@ -141,9 +136,8 @@ class _Merger:
         self._found: dict[str, np.ndarray] = {}
         self._done = 0
         self.figures = Figures(len(settings.tasks))
-        self._reduce: Reducer = plan.reducing.make(
-            self._sources, context_of(self._sources, settings.seed), say
-        )
+        self._context = context_of(self._sources, settings.seed)
+        self._reduce: Reducer = plan.reducing.make(self._sources, self._context, say)
 
     def search(self) -> tuple[float, dict[str, list]]:
         """The best scale and the table; merged vectors are kept for `tensor`."""
@@ -198,9 +192,9 @@ class _Merger:
         )
         if not is_mean:
             return own
-        theirs = [model.read(leaf) for model in self._sources.models]
-        wide = self._sources.wide(leaf)
-        return np.mean([x.astype(wide) for x in theirs], axis=0).astype(own.dtype)
+        theirs_T = np.stack([model.read(leaf) for model in self._sources.models])
+        mean = weighted(jnp.asarray(theirs_T), self._context.weights, normalize=True)
+        return np.asarray(mean).astype(own.dtype)
 
     def _delta(self, leaf: str) -> tuple[np.ndarray, Any]:
         base, vectors = self._sources.vectors(leaf)

@@ -28,7 +28,7 @@ class OrbaxWeights:
         self._ocp = ocp
         self._tree = _with_tree(folder).absolute()
         self.path = path
-        self.metadata: Mapping[str, str] = {}
+        self.metadata: dict[str, str] = {}
         self.files = tuple(sorted(f for f in folder.rglob("*") if f.is_file()))
         self._checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
         with _named_errors(folder), quiet():

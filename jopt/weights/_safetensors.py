@@ -187,7 +187,7 @@ class ShardedWriter:
         shards = list(_shards(leaves, shard_bytes))
         self._writers: dict[str, SafetensorsWriter] = {}
         self._open: list[SafetensorsWriter] = []
-        places = {}
+        places: dict[str, str] = {}
         for number, names in enumerate(shards, start=1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             writer = SafetensorsWriter(

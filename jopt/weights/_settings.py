@@ -17,6 +17,7 @@ from jopt.training._config import flatten, unknown_key
 from jopt.weights._names import Rule, rules_from
 from jopt.weights._recipe import Recipe
 from jopt.weights._safetensors import FLOATS
+from jopt.weights._views import View, view_faults, view_from
 from jopt.weights._write import SHARD_BYTES, out_fault
 
 STATISTICS = ("error", "base", "average")
@@ -50,6 +51,8 @@ def default_merge() -> ConfigDict:
             # Rules (match, kind, name, heads) from torch modules to Flax; empty: names
             # are used as they are.
             "names": (),
+            # Dicts {match, reduction_axes, output_axes}, for methods that see matrices.
+            "matrix_specs": (),
             "out_names": "same",  # as in the base's file, or flax
             "dtype": "",  # of merged leaves; empty: the base's
             # X.safetensors, X/model.safetensors.index.json, or a folder for Orbax.
@@ -84,6 +87,7 @@ class Settings:
     strict: bool
     batch_stats: str
     rules: tuple[Rule, ...]
+    views: tuple[View, ...]
     out_names: str
     dtype: np.dtype | None
     out: Path
@@ -116,6 +120,7 @@ def settings_from(config: ConfigDict) -> Settings:
         strict=config.strict,
         batch_stats=config.batch_stats,
         rules=rules_from([_plain(table) for table in config.names]),
+        views=tuple(view_from(_plain(table)) for table in config.matrix_specs),
         out_names=config.out_names,
         dtype=FLOATS[config.dtype] if config.dtype else None,
         out=Path(config.out),
@@ -154,6 +159,7 @@ def _faults(config: ConfigDict) -> Iterator[str]:
             yield f"{key} is {config[key]!r}; known: {listed}{hint}"
     for key in ("where", "keep_base"):
         yield from _pattern_faults(key, config[key])
+    yield from view_faults([_plain(table) for table in config.matrix_specs])
     try:
         rules_from([_plain(table) for table in config.names])
     except ConfigError as error:

@@ -124,6 +124,10 @@ def _matrix(ndim: int) -> MatrixSpec:
     return MatrixSpec(tuple(range(ndim - 1)), (ndim - 1,))
 
 
+def _matrix_of_two(ndim: int) -> MatrixSpec | None:
+    return _matrix(ndim) if ndim == 2 else None
+
+
 _FROM_HEADS = _one(
     "kernel",
     lambda x, heads: x.T.reshape(heads, -1, x.shape[0]),
@@ -132,8 +136,8 @@ _FROM_HEADS = _one(
     spec=lambda ndim: MatrixSpec((0, 1), (2,)),
 )
 _HEADS = {"spec": lambda ndim: MatrixSpec((0,), (1, 2))}
-_BIAS = {"bias": _same("bias", 1)}
-_NORM = {"weight": _same("scale", 1), **_BIAS}
+_BIAS: dict[str, Conversion | None] = {"bias": _same("bias", 1)}
+_NORM: dict[str, Conversion | None] = {"weight": _same("scale", 1), **_BIAS}
 
 # kind of module -> its tensors. `None`: no place in Flax, copied as it is.
 KINDS: dict[str, dict[str, Conversion | None]] = {
@@ -146,7 +150,7 @@ KINDS: dict[str, dict[str, Conversion | None]] = {
         "running_var": _same("var", 1, is_state=True),
         "num_batches_tracked": None,
     },
-    "embedding": {"weight": _same("embedding", 2)},
+    "embedding": {"weight": _same("embedding", 2, spec=_matrix)},
     "attention": {
         "in_proj_weight": _fused("kernel", 2, **_HEADS),
         "in_proj_bias": _fused("bias", 1),
@@ -163,6 +167,6 @@ KINDS: dict[str, dict[str, Conversion | None]] = {
     },
     "from_heads": {"weight": _FROM_HEADS, **_BIAS},
     # A parameter that belongs to no module, as it is.
-    "raw": {"": _same("", *range(9))},
+    "raw": {"": _same("", *range(9), spec=_matrix_of_two)},
 }
 WITH_HEADS = ("attention", "to_heads", "from_heads")

@@ -38,9 +38,9 @@ class Weights(Protocol):
     """
 
     path: Path
-    leaves: Mapping[str, Leaf]
+    leaves: dict[str, Leaf]
     files: tuple[Path, ...]
-    metadata: Mapping[str, str]
+    metadata: dict[str, str]
 
     def read(self, name: str) -> np.ndarray:
         """One array, in memory of its own."""

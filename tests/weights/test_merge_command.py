@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -97,6 +98,22 @@ def test_a_config_and_what_is_printed(files, tmp_path, capsys):
     assert not Path("x").exists()
     assert main(command) == 2
     assert "out.safetensors exists; nothing is overwritten" in capsys.readouterr().err
+
+
+def test_the_command_in_the_header_of_the_config(files, capsys):
+    config = ROOT / "configs/merge_files.py"
+    header = ast.get_docstring(ast.parse(config.read_text()))
+    (command,) = re.findall(r"^\s*python -m jopt (.*)$", header, re.M)
+    command = command.replace("configs/", f"{ROOT}/configs/").split()
+    Path("models").mkdir()
+    for name in ("one", "two"):
+        Path(f"{name}.safetensors").rename(f"models/{name}.safetensors")
+    assert main(command) == 0
+    assert "ties(density=0.2), scale 1" in capsys.readouterr().out
+    assert main([word for word in command if word != "--dry_run"]) == 0
+    assert np.array_equal(
+        load_file("merged.safetensors")["head/kernel"], np.ones((3, 2))
+    )
 
 
 @pytest.mark.parametrize(

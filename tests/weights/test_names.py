@@ -154,8 +154,11 @@ def test_separate_projections_are_those_of_the_fused_one(tensors, flax):
 def test_matrix_views_are_those_of_the_layers(tensors, rules):
     specs = named(tensors, rules).specs()
     attn = "blocks/0/attn"
-    assert specs == {
+    assert specs.keys() == named(tensors, rules).leaves.keys()
+    # Biases of heads have two axes and are no matrices.
+    assert {leaf: spec for leaf, spec in specs.items() if spec is not None} == {
         "stem/kernel": MatrixSpec((0, 1, 2), (3,)),
+        "embed/embedding": MatrixSpec((0,), (1,)),
         "blocks/0/mlp/kernel": MatrixSpec((0,), (1,)),
         **{f"{attn}/{x}/kernel": MatrixSpec((0,), (1, 2)) for x in ("query", "key")},
         f"{attn}/value/kernel": MatrixSpec((0,), (1, 2)),
