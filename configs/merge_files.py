@@ -2,10 +2,10 @@
 
   python -m jopt merge --config=configs/merge_files.py:ties --dry_run
 
-Expects base.safetensors and models/one.safetensors, models/two.safetensors; name others by
-`--base`, `--models` and `--out`, or `--config.KEY`. Runs, Orbax folders and sharded files
-may stand in their place. Time and memory: docs/merging_files.md. Search the scale on
-validation data (`search.evaluate`) where there are any.
+Expects base.safetensors and models/one.safetensors, models/two.safetensors; name others
+by `--base`, `--models` and `--out`, or `--config.KEY`. Runs, Orbax folders and sharded
+files may stand in their place. Time and memory: docs/merging_files.md. Search the scale
+on validation data (`search.evaluate`) where there are any.
 """
 
 from jopt.errors import check_choice
