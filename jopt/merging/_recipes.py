@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from jopt.errors import check_choice
 from jopt.merging._chain import chain
+from jopt.merging._consensus import consensus
 from jopt.merging._reduce import mean
 from jopt.merging._reduce import sum as sum_tasks
 from jopt.merging._signs import (
@@ -16,6 +17,7 @@ from jopt.merging._signs import (
     disjoint_sum,
     elect_sign,
 )
+from jopt.merging._sparse import dare, drop_outliers
 from jopt.merging._transform import MergeTransform
 from jopt.merging._trim import Trimming, trim
 from jopt.merging._vectors import Where
@@ -84,6 +86,89 @@ def ties(
         _election(scope, election, zero_sign, weights_in_election, where),
         DISJOINT[function](where=where),
     )
+
+
+def dare_linear(
+    p: Any = 0.9, *, rescale: bool = True, where: Where | None = None
+) -> MergeTransform:
+    """Drop at random and rescale, then add up; see `dare`.
+
+    References: Yu et al. 2024, Language models are super Mario, arXiv 2311.03099.
+
+    >>> sorted(dare_linear(0.5).needs)
+    ['key']
+    """
+    return chain(dare(p, rescale=rescale, where=where), sum_tasks(where=where))
+
+
+def dare_ties(
+    p: Any = 0.9,
+    *,
+    rescale: bool = True,
+    election: Vote = "mass",
+    zero_sign: ZeroSign | Any = "majority",
+    scope: Literal["global", "leaf"] = "global",
+    weights_in_election: bool = True,
+    function: Function = "mean",
+    where: Where | None = None,
+) -> MergeTransform:
+    """Drop at random and rescale instead of the trim of `ties`.
+
+    References: Yu et al. 2024, arXiv 2311.03099; Yadav et al. 2023, arXiv 2306.01708.
+
+    >>> sorted(dare_ties(0.5).needs)
+    ['key']
+    """
+    check_choice("function", function, DISJOINT)
+    return chain(
+        dare(p, rescale=rescale, where=where),
+        _election(scope, election, zero_sign, weights_in_election, where),
+        DISJOINT[function](where=where),
+    )
+
+
+def breadcrumbs(
+    density: Any = 0.9, gamma: Any = 0.01, *, where: Where | None = None
+) -> MergeTransform:
+    """Drop the largest and the smallest entries of each tensor, then add up.
+
+    References: Davari and Belilovsky 2024, Model breadcrumbs, arXiv 2312.06795.
+
+    >>> breadcrumbs().scope
+    'leaf'
+    """
+    return chain(drop_outliers(density, gamma, where=where), sum_tasks(where=where))
+
+
+def consensus_ta(
+    k: Any = 2, *, thresholds: Any = 0.4, where: Where | None = None
+) -> MergeTransform:
+    """The sum of task vectors at the entries that at least k tasks use.
+
+    References: Wang et al. 2024, Localizing task information, arXiv 2405.07813.
+
+    >>> consensus_ta().scope
+    'leaf'
+    """
+    return consensus(k, thresholds=thresholds, where=where)
+
+
+def consensus_ties(
+    k: Any = 2,
+    *,
+    thresholds: Any = 0.4,
+    where: Where | None = None,
+    **arguments: Any,
+) -> MergeTransform:
+    """The vector that `ties(**arguments)` gives, where at least k tasks use it.
+
+    References: Wang et al. 2024, arXiv 2405.07813; Yadav et al. 2023, arXiv 2306.01708.
+
+    >>> consensus_ties(scope="leaf").scope
+    'leaf'
+    """
+    reducer = ties(**arguments)
+    return consensus(k, thresholds=thresholds, reducer=reducer, where=where)
 
 
 def _election(

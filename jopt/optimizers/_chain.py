@@ -11,6 +11,7 @@ from jopt.optimizers._control import ControlLike, read_control
 from jopt.transforms import (
     MatrixSpecs,
     cautious_weight_decay,
+    decay_to_anchor,
     hyperball,
     radial_brake,
     update_floor,
@@ -35,9 +36,9 @@ def descend(
     meets a bfloat16 parameter. `mask` says which parameters decay, as in `optax.adamw`.
 
     `control` is a `Control`, or a mapping with its keys: a floor under U, then decay,
-    plain or cautious, then the learning rate or the hyperball, then a brake on the
-    step. `matrix_specs` and `shardings` say what the matrices are whose norms these
-    look at; a constructor hands its own on.
+    plain or cautious, and the pull to an anchor, then the learning rate or the
+    hyperball, then a brake on the step. `matrix_specs` and `shardings` say what the
+    matrices are whose norms these look at; a constructor hands its own on.
 
     Fails: `ConfigError` for a control that cannot be.
 
@@ -58,6 +59,8 @@ def descend(
         chain.append(update_floor(chosen.floor, per_output=per_output, **where))
     decay = cautious_weight_decay if chosen.cautious else optax.add_decayed_weights
     chain.append(decay(weight_decay, mask))
+    if chosen.anchor is not None:
+        chain.append(decay_to_anchor(chosen.anchor))
     if chosen.hyperball:
         chain.append(hyperball(learning_rate, **where))
     else:

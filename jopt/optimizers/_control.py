@@ -21,6 +21,8 @@ class Control(NamedTuple):
         hyperball: steps as in `hyperball`, in place of weight decay and brake.
         brake: part of its growth that `radial_brake` leaves a weight; None for no
             brake.
+        anchor: weight of `decay_to_anchor`, which pulls to the first parameters as
+            weight decay pulls to zero; None for no pull.
 
     `cautious`, `floor_per_output` and `hyperball` are static; numbers may be traced.
     """
@@ -30,6 +32,7 @@ class Control(NamedTuple):
     floor_per_output: bool = False
     hyperball: bool = False
     brake: jax.typing.ArrayLike | None = None
+    anchor: jax.typing.ArrayLike | None = None
 
 
 ControlLike: TypeAlias = Control | Mapping[str, Any] | None
@@ -70,7 +73,7 @@ def _wrong_values(control: Control) -> list[str]:
         value = getattr(control, key)
         if not isinstance(value, bool):
             faults.append(f"control.{key} is {value!r}; expected True or False")
-    for key in ("floor", "brake"):
+    for key in ("floor", "brake", "anchor"):
         value = getattr(control, key)
         wrong = isinstance(value, bool | str) or callable(value)
         if wrong or (_is_number(value) and not 0 <= value < float("inf")):
@@ -85,6 +88,7 @@ def _conflicts(control: Control, weight_decay: optax.ScalarOrSchedule) -> list[s
         others = {
             f"weight_decay = {weight_decay!r}": decays,
             f"control.brake = {control.brake!r}": control.brake is not None,
+            f"control.anchor = {control.anchor!r}": control.anchor is not None,
             "control.cautious = True": control.cautious,
         }
         faults += [

@@ -2,6 +2,7 @@
 
 from jopt.linalg._stacks import map_matrices
 from jopt.transforms._alternate import alternate, alternating_schedule, is_due
+from jopt.transforms._anchor import AnchorState, decay_to_anchor
 from jopt.transforms._ascent import (
     AscentRule,
     Mask,
@@ -176,6 +177,7 @@ __all__ = [
     "GEOMETRY_FIGURES",
     "LAYERS",
     "TABLES",
+    "AnchorState",
     "AscentRule",
     "AxisName",
     "CautiousState",
@@ -238,6 +240,7 @@ __all__ = [
     "clip_by_global_norm",
     "compressed_mean",
     "counted_descent",
+    "decay_to_anchor",
     "declared_specs",
     "delayed_nesterov",
     "dropped_direction",

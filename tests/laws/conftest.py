@@ -627,6 +627,13 @@ CASES = (
         slow=True,
     ),
     Case(
+        "decay_to_anchor",
+        jopt.decay_to_anchor,
+        {"weight": 0.1},
+        ("weight",),
+        slow=True,
+    ),
+    Case(
         "qk_clip",
         qk_clipped,
         {"learning_rate": 0.01, "threshold": 4.0},

@@ -13,13 +13,6 @@ from jopt.errors import ConfigError
 ROWS = [[3, -1, 0.5, 0, 0.2], [-2, 4, 0.1, 0.3, 0], [1, 2, -5, 0, 0.1]]
 
 
-def run(transform, tasks, **context):
-    """The merged tree of stacked leaves."""
-    count = len(jax.tree.leaves(tasks)[0])
-    made = merging.make_context({}, count, **context)
-    return merging.reduce_tasks(transform, tasks, made)
-
-
 def rows(*values):
     return {"w": jnp.array(values or ROWS, jnp.float32)}
 
@@ -37,8 +30,8 @@ def rows(*values):
         (merging.weighted_sum([1, 2, 3], normalize=True), np.dot([1, 2, 3], ROWS) / 6),
     ],
 )
-def test_hand_cases(transform, expected):
-    np.testing.assert_allclose(run(transform, rows())["w"], expected, rtol=1e-6)
+def test_hand_cases(reduced, transform, expected):
+    np.testing.assert_allclose(reduced(transform, rows())["w"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.29, 0.5, 1.0])
@@ -66,7 +59,7 @@ def test_equal_magnitudes_stay_by_lower_index_across_leaves(size):
     assert (kept["b"] != 0).tolist() == [[True, False, False]]
 
 
-def test_leaf_by_leaf_with_a_cut_is_the_global_method():
+def test_leaf_by_leaf_with_a_cut_is_the_global_method(reduced):
     """What a tool does that cannot hold all leaves at once."""
     keys = jax.random.split(jax.random.key(1), 2)
     tasks = {
@@ -74,7 +67,7 @@ def test_leaf_by_leaf_with_a_cut_is_the_global_method():
         "b": jnp.round(jax.random.normal(keys[1], (3, 25)) * 2),
     }
     context = merging.make_context({}, 3)
-    expected = run(merging.ties(0.4), tasks)
+    expected = reduced(merging.ties(0.4), tasks)
     start = cut = merging.magnitude_cut(tasks, 0.4)
     balance = 0
     for leaf in tasks.values():
@@ -85,7 +78,7 @@ def test_leaf_by_leaf_with_a_cut_is_the_global_method():
     for path, leaf in tasks.items():
         method = merging.ties(scope=cut, zero_sign=jnp.sign(balance))
         assert method.scope == "leaf"
-        found = run(method, {path: leaf})[path]
+        found = reduced(method, {path: leaf})[path]
         np.testing.assert_array_equal(found, expected[path])
         cut = merging.cut_leaf(leaf, cut)[1]
 
@@ -93,39 +86,45 @@ def test_leaf_by_leaf_with_a_cut_is_the_global_method():
 @pytest.mark.parametrize(
     ("zero_sign", "expected"), [("majority", [-2, -1]), ("positive", [2, -1])]
 )
-def test_a_vote_that_ends_in_zero(zero_sign, expected):
+def test_a_vote_that_ends_in_zero(reduced, zero_sign, expected):
     tasks = rows([2, -1], [-2, -1])
-    found = run(merging.ties(1.0, zero_sign=zero_sign), tasks)
+    found = reduced(merging.ties(1.0, zero_sign=zero_sign), tasks)
     assert found["w"].tolist() == expected
 
 
 @pytest.mark.parametrize(("in_election", "expected"), [(True, 3.0), (False, -4.0)])
-def test_weights_multiply_before_the_vote_unless_asked_not_to(in_election, expected):
+def test_weights_multiply_before_the_vote_unless_asked_not_to(
+    reduced, in_election, expected
+):
     tasks, weights = rows([3.0], [-4.0]), [2.0, 1.0]
     method = merging.ties(1.0, weights_in_election=in_election)
-    assert run(method, tasks, weights=weights)["w"].tolist() == [expected]
+    assert reduced(method, tasks, weights=weights)["w"].tolist() == [expected]
 
 
-def test_weights_divide_the_mean_by_those_that_agree():
-    found = run(merging.ties(1.0), rows([3.0], [1.0], [-1.0]), weights=[1.0, 3.0, 1.0])
+def test_weights_divide_the_mean_by_those_that_agree(reduced):
+    found = reduced(
+        merging.ties(1.0), rows([3.0], [1.0], [-1.0]), weights=[1.0, 3.0, 1.0]
+    )
     assert found["w"].tolist() == [1.5]
 
 
-def test_no_sign_for_complex_leaves():
+def test_no_sign_for_complex_leaves(reduced):
     with pytest.raises(ConfigError, match="complex leaves: z"):
-        run(merging.ties(1.0), {"z": jnp.ones((2, 2), complex)})
+        reduced(merging.ties(1.0), {"z": jnp.ones((2, 2), complex)})
 
 
-def test_output_agrees_with_the_elected_sign_inside_the_trimmed_supports():
+def test_output_agrees_with_the_elected_sign_inside_the_trimmed_supports(reduced):
     tasks = {"w": jax.random.normal(jax.random.key(2), (4, 60))}
     context = merging.make_context({}, 4)
     trimmed = merging.trim(0.3).fn(tasks, context)
     signs = merging.elected_signs(trimmed, context)["w"]
-    found = run(merging.ties(0.3), tasks)["w"]
+    found = reduced(merging.ties(0.3), tasks)["w"]
     some = found != 0
     assert some.any() and (jnp.sign(found) == signs)[some].all()
     assert ((trimmed["w"] != 0).any(axis=0) | ~some).all()
     alike = {"w": jnp.abs(tasks["w"])}
     np.testing.assert_allclose(
-        run(merging.ties(1.0), alike)["w"], run(merging.average(), alike)["w"], rtol=1e-6
+        reduced(merging.ties(1.0), alike)["w"],
+        reduced(merging.average(), alike)["w"],
+        rtol=1e-6,
     )

@@ -38,7 +38,13 @@ def moved(tx, grads=GRADS, params=PARAMS):
     return tx.update(grads, tx.init(params), params)[0]
 
 
-PARTS = {"cautious": True, "floor": 2.0, "floor_per_output": True, "brake": 0.5}
+PARTS = {
+    "cautious": True,
+    "floor": 2.0,
+    "floor_per_output": True,
+    "brake": 0.5,
+    "anchor": 0.4,
+}
 
 
 @pytest.mark.parametrize("control", [Control(**PARTS), PARTS, ConfigDict(PARTS)])
@@ -51,6 +57,7 @@ def test_control_is_the_chain_of_its_parts_in_order(control):
             optax.scale(0.1),
             jopt.update_floor(2.0, per_output=True, **where),
             jopt.cautious_weight_decay(0.3),
+            jopt.decay_to_anchor(0.4),
             optax.scale_by_learning_rate(0.1),
             jopt.radial_brake(0.5, **where),
         )
