@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import jax.numpy as jnp
 import numpy as np
+
+from jopt.merging import diagnose
 
 _BLOCK = 1 << 20  # entries of a task that are widened at a time
 
@@ -46,6 +51,14 @@ class Figures:
         sizes_T = np.where(norms_T > 0, norms_T, 1.0)
         cosines_TT = self._gram_TT / sizes_T[:, None] / sizes_T
         return np.clip(cosines_TT, -1, 1).tolist()
+
+    def findings(self, names: Sequence[str]) -> tuple[str, ...]:
+        """What `diagnose` says, which looks at nothing but norms and cosines."""
+        values_T, vectors_TT = np.linalg.eigh(np.asarray(self.cosines))
+        # Rows whose products are the cosines, at their norms.
+        rows_TT = vectors_TT * np.sqrt(np.maximum(values_T, 0))
+        alike = {"": jnp.asarray(rows_TT * np.asarray(self.norms)[:, None])}
+        return diagnose(alike, names=names).findings
 
     @property
     def sparsity(self) -> list[float]:

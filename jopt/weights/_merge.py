@@ -54,6 +54,7 @@ class Report:
         merged_norm: of the merged vector, before its scale.
         merged_sparsity: the part of it that is zero.
         scale: lambda.
+        findings: what is wrong with the task vectors, in words.
         table: columns `scale` and `score` of a search, empty without one.
         metadata: what the file says of its origin.
     """
@@ -64,6 +65,7 @@ class Report:
     sparsity: list[float]
     merged_norm: float
     merged_sparsity: float
+    findings: tuple[str, ...]
     scale: float
     table: Mapping[str, list]
     metadata: Mapping[str, str]
@@ -111,13 +113,15 @@ def merge_files(settings: Settings, plan: Plan, say: Say) -> Report:
             for piece in plan.pieces:
                 writer.write(piece.source, merger.tensor(piece, scale))
     figures = merger.figures
+    names = tuple(task.name for task in settings.tasks)
     return Report(
-        tuple(task.name for task in settings.tasks),
+        names,
         figures.norms,
         figures.cosines,
         figures.sparsity,
         figures.merged_norm,
         figures.merged_sparsity,
+        figures.findings(names),
         scale,
         table,
         metadata,

@@ -18,7 +18,8 @@ Specs = Callable[[str, tuple[int, ...]], Any]
 STAGES: Mapping[str, Callable[..., MergeTransform]] = {
     name: getattr(merging, name)
     for name in (
-        *("trim", "elect_sign"),
+        *("trim", "dare", "drop_outliers", "rescale_norm"),
+        *("elect_sign", "consensus"),
         *("disjoint_mean", "disjoint_sum", "disjoint_max"),
         *("sum", "mean", "weighted_sum"),
     )
@@ -58,7 +59,12 @@ class Recipe:
         if recipe.stages and recipe.kwargs:
             yield "kwargs belong to a method; write them into the dicts of stages"
         try:
-            recipe.transform(lambda path, shape: None)
+            transform = recipe.transform(lambda path, shape: None)
+            if lacking := sorted(transform.needs - {"key"}):
+                yield (
+                    f"{recipe} needs {', '.join(lacking)}, which come from data and a "
+                    "model; merge in Python by jopt.merging.merge(..., aux=)"
+                )
         except ConfigError as error:
             yield f"{'stages' if recipe.stages else 'method'}: {error}"
 

@@ -76,6 +76,7 @@ def report_text(settings: Settings, report: Report) -> str:
                 ["scale", "score"], [[f"{s:.4g}", f"{x:.5g}"] for s, x in rows]
             )
         )
+    parts += report.findings
     parts.append(f"{settings.out}: scale {report.scale:g}")
     return "\n\n".join(["", *parts])
 

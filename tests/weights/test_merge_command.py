@@ -134,6 +134,7 @@ def test_the_command_in_the_header_of_the_config(files, capsys):
         (["--models", "none.safetensors"], ["none.safetensors does not exist"]),
         (["--method", "ties", "--kwargs", "densty=1"], ["'densty'", "density, scope"]),
         (["--method", "ties", "--kwargs", "density=2"], ["must be in [0, 1], found 2"]),
+        (["--method", "fisher"], ["needs fishers, which come from data"]),
         (["--kwargs", "density"], ["KEY=VALUE is expected"]),
         (["--weights", "1"], ["--weights has 1 numbers for 2 models"]),
         (["--evaluate", "no.such:thing"], ["'no.such:thing' cannot be imported"]),

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from jopt import merging
 from jopt.errors import ConfigError
+from jopt.matrix import MatrixSpec
 from jopt.tree import named_leaves
 from jopt.weights import (
     default_merge,
@@ -82,6 +83,7 @@ def test_torch_files_merged_in_flax_are_the_elementwise_merge_of_numpy(
     assert report.metadata["format"] == "pt"
 
 
+@pytest.mark.slow
 def test_the_layout_does_not_change_an_elementwise_merge(torch_files, rules, merge):
     """One file through Flax, the other as it is: the same bits."""
     config = {
@@ -105,6 +107,37 @@ def test_the_layout_does_not_change_an_elementwise_merge(torch_files, rules, mer
     )[0]
     for name, x in direct.items():
         assert np.array_equal(mapped[name], x), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c"])
+def test_a_spectral_merge_is_the_one_of_the_torch_matrices(
+    torch_files, rules, merge, method
+):
+    """q, k and v are matrices of their own, a convolution is (O, I kh kw)."""
+    base, *models = map(load_file, torch_files)
+    found, _ = merge(
+        torch_files[0],
+        paths(torch_files[1:]),
+        names=rules,
+        batch_stats="base",
+        method=method,
+    )
+    transform = merging.make_transform(method)
+
+    def expected(name, pick):
+        vectors = [pick(m[name]) - pick(base[name]) for m in models]
+        stacked = {"w": jnp.stack([v.reshape(len(v), -1) for v in vectors])}
+        merged = merging.reduce_tasks(transform, stacked, merging.make_context({}, 2))
+        return pick(base[name]) + np.asarray(merged["w"]).reshape(vectors[0].shape)
+
+    fused = "layers.0.attn.in_proj_weight"
+    parts = [(fused, lambda x, i=i: x[6 * i : 6 * i + 6]) for i in range(3)]
+    whole = ["stem.weight", "layers.0.attn.out_proj.weight", "layers.0.fc.weight"]
+    for name, pick in (*parts, *((name, lambda x: x) for name in whole)):
+        np.testing.assert_allclose(pick(found[name]), expected(name, pick), atol=2e-6)
+    mean = np.mean([m["layers.0.attn.in_proj_bias"] for m in models], axis=0)
+    np.testing.assert_allclose(found["layers.0.attn.in_proj_bias"], mean, atol=1e-6)
 
 
 def test_flax_names_out_and_files_of_several_formats_in(torch_files, rules, merge):
@@ -139,14 +172,14 @@ def test_flax_names_out_and_files_of_several_formats_in(torch_files, rules, merg
 def test_ties_by_passes_over_files_is_ties_in_memory(saved, merge, zero_sign, function):
     """With many equal magnitudes across leaves, and sums that are exactly zero."""
     rng = np.random.default_rng(0)
-    shapes = {"a-b/w": (7, 5), "a/w": (30,), "a/v": (2, 3, 4), "z": ()}
+    shapes = {"a-b/w": (30,), "a/w": (30,), "a/v": (2, 3, 4)}
     base = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     models = [
         {k: rng.integers(-3, 4, x.shape).astype(np.float32) for k, x in base.items()}
         for _ in range(3)
     ]
     nested = [
-        {"a-b": {"w": x["a-b/w"]}, "a": {"w": x["a/w"], "v": x["a/v"]}, "z": x["z"]}
+        {"a-b": {"w": x["a-b/w"]}, "a": {"w": x["a/w"], "v": x["a/v"]}}
         for x in (base, *models)
     ]
     kwargs = {"density": 0.37, "zero_sign": zero_sign, "function": function}
@@ -231,6 +264,28 @@ def test_statistics_need_a_policy(torch_files, rules, merge):
     assert found["norm.num_batches_tracked"] == base["norm.num_batches_tracked"]
 
 
+def test_matrix_views_of_a_config_win_over_those_of_two_axes(saved, merge):
+    rng = np.random.default_rng(2)
+    base = {"q/kernel": np.zeros((4, 2, 3), "f4"), "norms": np.zeros((4, 6), "f4")}
+    models = [
+        {k: rng.normal(size=x.shape).astype("f4") for k, x in base.items()}
+        for _ in range(2)
+    ]
+    found, _ = merge(
+        saved("base", base),
+        paths(saved(f"m{i}", x) for i, x in enumerate(models)),
+        method="tsv_m",
+        matrix_specs=(
+            {"match": "^q", "reduction_axes": (0,), "output_axes": (1, 2)},
+            {"match": "norms"},
+        ),
+    )
+    views = {"q/kernel": MatrixSpec((0,), (1, 2)), "norms": None}
+    expected = merging.merge(base, models, merging.tsv_m(matrix_specs=views))
+    for name in base:
+        assert np.array_equal(found[name], expected[name]), name
+
+
 def test_what_does_not_match_is_named(saved, merge):
     base = saved("base", {"a": np.ones(3, np.float32), "b": np.ones(2, np.float32)})
     other = saved("m", {"a": np.ones(4, np.float32), "c": np.ones(2, np.float32)})
@@ -285,6 +340,13 @@ def test_the_scale_can_be_searched(saved, merge, monkeypatch):
     assert report.scale == 0.25 and found["w.a"].tolist() == [0.5] * 3
     assert report.table == {"scale": [0, 0.25, 0.5], "score": [-0.75, 0, -0.75]}
     assert report.norms == pytest.approx([np.sqrt(12)])
+
+
+def test_a_vector_that_is_too_long_is_said():
+    figures = Figures(3)
+    figures.add(np.diag([1, 1.2, 9]).astype(np.float32), np.zeros(3, np.float32))
+    (finding,) = figures.findings(["a", "b", "c"])
+    assert finding.startswith("c: its task vector has norm 9, 7.5 times the median")
 
 
 def test_extreme_scales_and_empty_leaves(saved, merge):
