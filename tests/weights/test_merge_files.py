@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from safetensors.numpy import load_file
 from jopt import merging
 from jopt.errors import ConfigError
 from jopt.matrix import MatrixSpec
+from jopt.training._flags import load_config
+from jopt.training._plan import resolve
 from jopt.tree import named_leaves
 from jopt.weights import (
     default_merge,
@@ -22,6 +25,11 @@ from jopt.weights import (
     planned,
     settings_from,
 )
+from jopt.weights._figures import Figures
+from jopt.weights._threshold import KthLargest
+from jopt.weights._views import _of_run
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -201,6 +209,34 @@ def test_ties_by_passes_over_files_is_ties_in_memory(saved, merge, zero_sign, fu
         np.mean(np.concatenate([x.ravel() for x in m.values()]) == 0) for m in models
     ]
     assert report.sparsity == pytest.approx(zeros)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("k", [1, 700, 1000])
+def test_the_kth_largest_is_exact(dtype, k):
+    rng = np.random.default_rng(0)
+    numbers = np.abs(np.round(rng.normal(size=1000), 1)).astype(dtype)
+    numbers *= np.finfo(dtype).tiny  # some become subnormal
+    found = KthLargest(k, np.dtype(dtype))
+    while not found.done:
+        for block in np.split(numbers, [10, 500]):
+            found.add(block)
+        found.end_sweep()
+    expected = np.sort(numbers)[-k]
+    assert found.threshold == expected and found.threshold.dtype == dtype
+    assert found.ties == k - np.sum(numbers > expected)
+
+
+def test_a_run_knows_its_matrices(tmp_path):
+    config = load_config(str(ROOT / "configs/muon_lm.py:micro"))
+    record = f'{{"config": {resolve(config).to_json_best_effort()}}}'
+    (tmp_path / "config.json").write_text(record)
+    step = tmp_path / "checkpoints" / "5"
+    step.mkdir(parents=True)
+    specs = _of_run(step)
+    assert specs == _of_run(step.parent) == _of_run(tmp_path)
+    assert specs["blocks/0/attn/q/kernel"] == MatrixSpec((0,), (1, 2))
+    assert _of_run(tmp_path / "other") == {}
 
 
 def test_a_chain_of_stages_with_a_global_threshold_loads_everything(saved, merge):
