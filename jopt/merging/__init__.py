@@ -5,6 +5,18 @@ stacked task vectors; `merge` goes from parameters to parameters.
 """
 
 from jopt.merging._adamerging import AdaMerging, adamerging
+from jopt.merging._algebra import (
+    add,
+    analogy,
+    cosine_matrix,
+    dot,
+    leaf_norms,
+    negate,
+    norm,
+    scale,
+    sub,
+    task_norms,
+)
 from jopt.merging._chain import chain
 from jopt.merging._collections import merge_variables, recompute_statistics
 from jopt.merging._condition import condition_all, source_entropy
@@ -26,6 +38,7 @@ from jopt.merging._merge import make_context, merge, reduce_tasks, stacked_vecto
 from jopt.merging._methods import METHODS, Method, make_transform
 from jopt.merging._model_stock import model_stock
 from jopt.merging._pcb import pcb
+from jopt.merging._post import clip_norm, keep_leaves, multiply
 from jopt.merging._recipes import (
     average,
     breadcrumbs,
@@ -47,25 +60,16 @@ from jopt.merging._signs import (
     elected_signs,
     sign_balance,
 )
+from jopt.merging._soup import greedy_soup
 from jopt.merging._sparse import dare, drop_outliers, rescale_norm
 from jopt.merging._sphere import karcher, slerp
 from jopt.merging._transform import MergeContext, MergeTransform, leafwise, restricted
 from jopt.merging._trim import Cut, cut_leaf, magnitude_cut, trim
 from jopt.merging._tsv import tsv_m
 from jopt.merging._vectors import (
-    add,
-    analogy,
     apply_task_vector,
-    cosine_matrix,
-    dot,
     is_mergeable,
-    leaf_norms,
-    negate,
-    norm,
-    scale,
     stack,
-    sub,
-    task_norms,
     task_vector,
     unstack,
 )
@@ -90,6 +94,7 @@ __all__ = [
     "average",
     "breadcrumbs",
     "chain",
+    "clip_norm",
     "condition_all",
     "consensus",
     "consensus_ta",
@@ -116,10 +121,12 @@ __all__ = [
     "fisher",
     "fisher_information",
     "gram_matrices",
+    "greedy_soup",
     "is_mergeable",
     "iso_c",
     "iso_cts",
     "karcher",
+    "keep_leaves",
     "knots",
     "leaf_norms",
     "leafwise",
@@ -133,6 +140,7 @@ __all__ = [
     "merge_lora",
     "merge_variables",
     "model_stock",
+    "multiply",
     "negate",
     "norm",
     "pcb",

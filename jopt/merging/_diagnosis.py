@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jopt.errors import ConfigError
-from jopt.merging._vectors import cosine_matrix, task_count, task_norms
+from jopt.merging._algebra import cosine_matrix, task_norms
+from jopt.merging._vectors import task_count
 from jopt.tree import PyTree
 
 # T tasks.

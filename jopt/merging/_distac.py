@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jopt.errors import ConfigError, JoptWarning, check_choice
+from jopt.merging._algebra import scale
 from jopt.merging._descend import descend, descend_over
-from jopt.merging._distillation import distillation_loss, entropy
+from jopt.merging._student import ApplyFn, Distillation, NormMode, Student
 from jopt.merging._vectors import (
     TaskVector,
     Where,
     apply_task_vector,
     is_mergeable,
-    scale,
     task_vector,
-    wide_dtype,
 )
-from jopt.transforms._anchor import decay_to_anchor
-from jopt.tree import PyTree, global_norm, map_named, named_leaves
+from jopt.tree import PyTree, global_norm
 
 # K steps.
-
-ApplyFn: TypeAlias = Callable[..., jax.Array]
-NormMode: TypeAlias = Literal["penalty", "project", "none"]
 
 
 class DistillResult(NamedTuple):
@@ -48,27 +42,6 @@ class DistillResult(NamedTuple):
     task_vector: TaskVector
     history: dict[str, np.ndarray]
     kappa: float
-
-
-class Distillation(NamedTuple):
-    """The numbers of a distillation.
-
-    Attributes:
-        kappa: the student starts at, and is held to, theta_0 + kappa tau.
-        teacher_temperature, student_temperature: see `distillation_loss`.
-        beta: weight of ||theta - theta_a||^2, with `norm_mode="penalty"`.
-        norm_mode: `penalty`; `project`, which gives theta - theta_0 the norm
-            kappa ||tau|| after each step; `none`.
-        decoupled: the penalty's pull is not a part of the gradient that the optimizer
-            sees, but is added, times this learning rate, to its step.
-    """
-
-    kappa: Any = 1.0
-    teacher_temperature: Any = 1.0
-    student_temperature: Any = 1.0
-    beta: Any = 0.1
-    norm_mode: NormMode = "penalty"
-    decoupled: optax.ScalarOrSchedule | None = None
 
 
 def distill(
@@ -98,17 +71,17 @@ def distill(
     >>> found["w"].tolist() == tv["w"].tolist(), history["loss"].tolist()
     (True, [0.0, 0.0, 0.0, 0.0])
     """
-    problem = _Problem.of(apply_fn, base, tv, settings)
-    tx = problem.with_anchor(optimizer)
+    student = Student.of(apply_fn, base, tv, settings)
+    tx = student.with_anchor(optimizer)
     (params, _), history = descend(
-        problem.loss,
-        (problem.start, tx.init(problem.start)),
+        student.loss,
+        (student.start, tx.init(student.start)),
         (inputs, keys),
         tx,
-        frozen=problem.frozen,
-        project=problem.projection,
+        frozen=student.frozen,
+        project=student.projection,
     )
-    return problem.vector(params, tv), history
+    return student.vector(params, tv), history
 
 
 def distill_task_vector(
@@ -180,18 +153,18 @@ def distill_task_vector(
     settings = Distillation(
         chosen, teacher_temperature, student_temperature, beta, norm_mode, decoupled
     )
-    problem = _Problem.of(apply_fn, base, tv, settings)
+    student = Student.of(apply_fn, base, tv, settings)
     params, history = descend_over(
-        problem.loss,
-        problem.start,
+        student.loss,
+        student.start,
         _Keyed(batches, key),
-        problem.with_anchor(optimizer or default_optimizer()),
+        student.with_anchor(optimizer or default_optimizer()),
         steps,
         log_every=log_every,
-        frozen=problem.frozen,
-        project=problem.projection,
+        frozen=student.frozen,
+        project=student.projection,
     )
-    moved = problem.vector(params, tv)
+    moved = student.vector(params, tv)
     return DistillResult(apply_task_vector(base, moved), moved, history, chosen)
 
 
@@ -232,100 +205,6 @@ def choose_kappa(
             stacklevel=3,
         )
     return chosen, False
-
-
-class _Frozen(NamedTuple):
-    """What does not change: trees like the base, and leaves of the student by path."""
-
-    base: PyTree
-    teacher: PyTree
-    origin: dict[str, jax.Array]
-    length: jax.Array
-
-
-class _Problem(NamedTuple):
-    """The student is a dict of the leaves that move, by path, in float32 at least."""
-
-    apply_fn: ApplyFn
-    settings: Distillation
-    start: dict[str, jax.Array]
-    frozen: _Frozen
-
-    @classmethod
-    def of(
-        cls, apply_fn: ApplyFn, base: PyTree, tv: TaskVector, settings: Distillation
-    ) -> _Problem:
-        deltas = named_leaves(tv)
-        leaves = named_leaves(base)
-        origin = {
-            path: jnp.asarray(leaves[path], wide_dtype(leaves[path], delta))
-            for path, delta in deltas.items()
-        }
-
-        def at(factor: Any) -> dict[str, jax.Array]:
-            return {path: origin[path] + factor * deltas[path] for path in origin}
-
-        # The same arithmetic for both, so that with kappa = 1 they are one model.
-        teacher = _network(base, at(1.0))
-        length = settings.kappa * global_norm(deltas)
-        frozen = _Frozen(base, teacher, origin, length)
-        return cls(apply_fn, settings, at(settings.kappa), frozen)
-
-    def loss(self, moving: Any, batch: Any, frozen: _Frozen) -> tuple[jax.Array, dict]:
-        inputs, key = batch
-        drawn = {} if key is None else {"key": key}
-        z_t = self.apply_fn(frozen.teacher, inputs)
-        z_s = self.apply_fn(_network(frozen.base, moving), inputs, **drawn)
-        loss = distillation_loss(
-            z_s,
-            z_t,
-            teacher_temperature=self.settings.teacher_temperature,
-            student_temperature=self.settings.student_temperature,
-        )
-        return loss, {
-            "norm": global_norm(_difference(moving, frozen.origin)),
-            "entropy": jnp.mean(entropy(z_s)),
-            "teacher_agreement": jnp.mean(jnp.argmax(z_s, -1) == jnp.argmax(z_t, -1)),
-        }
-
-    @property
-    def projection(self) -> Any:
-        return _on_sphere if self.settings.norm_mode == "project" else None
-
-    def with_anchor(
-        self, optimizer: optax.GradientTransformation
-    ) -> optax.GradientTransformation:
-        """The optimizer with the pull to where the student starts."""
-        beta, rate = self.settings.beta, self.settings.decoupled
-        if self.settings.norm_mode != "penalty":
-            return optimizer
-        if rate is None:
-            return optax.chain(decay_to_anchor(beta), optimizer)
-        pull = decay_to_anchor(beta, decoupled=True, learning_rate=rate)
-        return optax.chain(optimizer, pull)
-
-    def vector(self, moving: dict[str, jax.Array], like: TaskVector) -> TaskVector:
-        moved = _difference(moving, self.frozen.origin)
-        return map_named(lambda path, x: moved[path].astype(x.dtype), like)
-
-
-def _network(base: PyTree, moving: dict[str, jax.Array]) -> PyTree:
-    def leaf_of(path: str, leaf: Any) -> Any:
-        return moving[path].astype(jnp.result_type(leaf)) if path in moving else leaf
-
-    return map_named(leaf_of, base)
-
-
-def _difference(moving: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:
-    return {path: moving[path] - origin[path] for path in origin}
-
-
-def _on_sphere(moving: dict[str, jax.Array], frozen: _Frozen) -> dict[str, jax.Array]:
-    """The parameters whose distance from the base is exactly what it should be."""
-    delta = _difference(moving, frozen.origin)
-    size = global_norm(delta)
-    factor = frozen.length / jnp.where(size > 0, size, 1)
-    return {path: x + factor * delta[path] for path, x in frozen.origin.items()}
 
 
 class _Keyed:

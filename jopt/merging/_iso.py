@@ -21,7 +21,10 @@ from jopt.transforms._specs import MatrixSpecs
 
 
 def iso_c(
-    *, matrix_specs: MatrixSpecs = None, where: Where | None = None
+    *,
+    matrix_specs: MatrixSpecs = None,
+    fuse_qkv: bool = False,
+    where: Where | None = None,
 ) -> MergeTransform:
     """The sum of the task matrices with its singular values replaced by their mean.
 
@@ -29,6 +32,9 @@ def iso_c(
     values, zeros included. Directions that the sum does not have stay zero; the
     reference code fills them with whatever vectors its SVD returns. Leaves that are no
     matrices get their mean. lambda is typically 1 to 2 for CLIP; search 0 to 3.
+
+    Args:
+        matrix_specs, fuse_qkv: as in `tsv_m`.
 
     Cost: one SVD of (M, N).
 
@@ -39,9 +45,11 @@ def iso_c(
     >>> iso_c().fn(tasks, MergeContext({}, jnp.ones(2)))["w"].round(4).tolist()
     [[3.0, 0.0], [0.0, 3.0]]
     """
-    return matrix_reducer(
-        lambda x_STMN: _isotropic(jnp.sum(x_STMN, axis=1)), matrix_specs, where
-    )
+
+    def fn(x_STMN: jax.Array) -> jax.Array:
+        return _isotropic(jnp.sum(x_STMN, axis=1))
+
+    return matrix_reducer(fn, matrix_specs, where, fuse_qkv=fuse_qkv)
 
 
 def _isotropic(x_SMN: jax.Array) -> jax.Array:
@@ -55,6 +63,7 @@ def iso_cts(
     common: Any = 0.8,
     *,
     matrix_specs: MatrixSpecs = None,
+    fuse_qkv: bool = False,
     where: Where | None = None,
 ) -> MergeTransform:
     """Iso-C in which the weakest common directions give way to those of single tasks.
@@ -66,6 +75,7 @@ def iso_cts(
 
     Args:
         common: the part of the directions that the sum keeps; in [0, 1].
+        matrix_specs, fuse_qkv: as in `tsv_m`.
 
     Cost: SVDs of T + 1 matrices (M, N), and of (M, r) and (N, r).
 
@@ -86,7 +96,7 @@ def iso_cts(
             return _isotropic(sum_SMN)
         return _with_task_directions(x_STMN, sum_SMN, each, most - each * tasks)
 
-    return matrix_reducer(fn, matrix_specs, where)
+    return matrix_reducer(fn, matrix_specs, where, fuse_qkv=fuse_qkv)
 
 
 def _with_task_directions(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jopt.linalg import widened
 from jopt.linalg._stacks import join_stacks
@@ -13,6 +15,7 @@ from jopt.matrix import MatrixSpec, assemble, matrices
 from jopt.merging._transform import (
     MergeContext,
     MergeTransform,
+    Scope,
     restricted,
     task_weights,
     weighted,
@@ -23,6 +26,9 @@ from jopt.tree import PyTree, map_named, named_leaves
 
 # T tasks; S stacked matrices; M, N fan-in and fan-out of a matrix.
 
+# The path of a leaf, and which of the stacks of its view.
+Name: TypeAlias = tuple[str, int]
+
 
 def matrix_reducer(
     fn: Callable[[jax.Array], jax.Array],
@@ -30,6 +36,7 @@ def matrix_reducer(
     where: Where | None,
     *,
     unit_scale: bool = True,
+    fuse_qkv: bool = False,
 ) -> MergeTransform:
     """A reducer `fn` (S, T, M, N) -> (S, M, N) of the matrices; the mean of the rest.
 
@@ -41,6 +48,8 @@ def matrix_reducer(
         matrix_specs: which leaves are matrices, as optimizers take it.
         unit_scale: the matrices of all tasks are divided by the largest entry on the
             way, which a reducer with m(cV) = c m(V) does not notice.
+        fuse_qkv: query, key and value of one attention layer are one matrix, side by
+            side, as where they are one weight in PyTorch.
 
     >>> sum_all = matrix_reducer(lambda x_STMN: x_STMN.sum(1), None, None)
     >>> tasks = {"w": jnp.ones((2, 3, 3)), "b": jnp.ones((2, 3))}
@@ -56,14 +65,13 @@ def matrix_reducer(
         weights_T = task_weights(tree, context)
         specs = task_specs(tree, matrix_specs)
         leaves = named_leaves(tree)
-        merged = _merge_stacks(
-            guarded,
-            {
-                (path, index): stack * _column(weights_T, stack)
-                for path in specs
-                for index, stack in enumerate(task_matrices(leaves[path], specs[path]))
-            },
-        )
+        stacks = {
+            (path, index): stack * _column(weights_T, stack)
+            for path in specs
+            for index, stack in enumerate(task_matrices(leaves[path], specs[path]))
+        }
+        trios = _trios(stacks) if fuse_qkv else []
+        merged = _parted(_merge_stacks(guarded, _joined(stacks, trios)), trios, stacks)
 
         def rebuild(path: str, leaf: jax.Array) -> jax.Array:
             if path not in specs:
@@ -76,7 +84,51 @@ def matrix_reducer(
 
         return map_named(rebuild, tree)
 
-    return restricted(MergeTransform("reduce", over_tree, "leaf"), where)
+    scope: Scope = "global" if fuse_qkv else "leaf"
+    return restricted(MergeTransform("reduce", over_tree, scope), where)
+
+
+def _trios(stacks: Mapping[Name, jax.Array]) -> list[tuple[Name, Name, Name]]:
+    """The names of query, key and value of each attention layer."""
+    found = []
+    for path, index in stacks:
+        before, _, rest = path.rpartition("/")
+        parent, slash, projection = before.rpartition("/")
+        trio = next((names for names in _QKV if names[0] == projection), None)
+        if trio is None:
+            continue
+        query, key, value = ((f"{parent}{slash}{name}/{rest}", index) for name in trio)
+        rows = {stacks[n].shape[:-1] for n in (query, key, value) if n in stacks}
+        if key in stacks and value in stacks and len(rows) == 1:
+            found.append((query, key, value))
+    return found
+
+
+_QKV = (("query", "key", "value"), ("q", "k", "v"), ("q_proj", "k_proj", "v_proj"))
+
+
+def _joined(
+    stacks: Mapping[Name, jax.Array], trios: list[tuple[Name, Name, Name]]
+) -> dict[Name, jax.Array]:
+    """Each trio as one stack, side by side, under the name of its first."""
+    inside = {name for trio in trios for name in trio}
+    alone = {name: stack for name, stack in stacks.items() if name not in inside}
+    return alone | {
+        trio[0]: jnp.concatenate([stacks[name] for name in trio], axis=-1)
+        for trio in trios
+    }
+
+
+def _parted(
+    merged: dict[Name, jax.Array],
+    trios: list[tuple[Name, Name, Name]],
+    stacks: Mapping[Name, jax.Array],
+) -> dict[Name, jax.Array]:
+    for trio in trios:
+        ends = np.cumsum([stacks[name].shape[-1] for name in trio])[:-1]
+        parts = jnp.split(merged[trio[0]], ends, axis=-1)
+        merged |= dict(zip(trio, parts, strict=True))
+    return merged
 
 
 def task_specs(tree: PyTree, matrix_specs: MatrixSpecs) -> dict[str, MatrixSpec]:
@@ -106,10 +158,10 @@ def task_matrices(x_T: jax.Array, spec: MatrixSpec) -> list[jax.Array]:
 
 
 def _merge_stacks(
-    fn: Callable[[jax.Array], jax.Array], stacks: Mapping[tuple[str, int], jax.Array]
-) -> dict[tuple[str, int], jax.Array]:
+    fn: Callable[[jax.Array], jax.Array], stacks: Mapping[Name, jax.Array]
+) -> dict[Name, jax.Array]:
     """`fn` once for each shape, over all stacks of that shape."""
-    groups: dict[tuple, dict[tuple[str, int], jax.Array]] = {}
+    groups: dict[tuple, dict[Name, jax.Array]] = {}
     for name, stack in stacks.items():
         groups.setdefault((stack.shape[1:], stack.dtype), {})[name] = stack
     merged = {}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt.errors import ConfigError
+from jopt.merging._algebra import cosine_matrix
 from jopt.merging._transform import (
     MergeContext,
     MergeTransform,
@@ -15,7 +16,7 @@ from jopt.merging._transform import (
     task_weights,
     weighted,
 )
-from jopt.merging._vectors import Where, cosine_matrix
+from jopt.merging._vectors import Where
 
 # T tasks.
 

@@ -9,14 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jopt.errors import ConfigError, check_choice
-from jopt.merging._transform import (
-    MergeContext,
-    MergeTransform,
-    leafwise,
-    restricted,
-)
+from jopt.merging._algebra import task_norms
+from jopt.merging._transform import MergeContext, MergeTransform, leafwise, restricted
 from jopt.merging._trim import check_fraction, part_of
-from jopt.merging._vectors import Where, task_norms
+from jopt.merging._vectors import Where
 from jopt.tree import PyTree
 
 # T tasks; P entries of a leaf.

@@ -25,6 +25,7 @@ def tsv_m(
     rank: int | None = None,
     energy: Any = None,
     matrix_specs: MatrixSpecs = None,
+    fuse_qkv: bool = False,
     where: Where | None = None,
 ) -> MergeTransform:
     """Task singular vectors, merged: tau = U' S V'^H of each matrix.
@@ -45,6 +46,8 @@ def tsv_m(
             ||tau_t||_F^2; in [0, 1].
         matrix_specs: which leaves are matrices, and how they are seen, as optimizers
             take it.
+        fuse_qkv: query, key and value of an attention layer count as one matrix, side
+            by side, as in the reference code; found by these names, or q, k, v.
 
     Cost: SVDs of T matrices (M, N) and of two matrices (M, T k), (N, T k).
 
@@ -79,7 +82,7 @@ def tsv_m(
             side_by_side(vh_STKN[..., :kept, :].conj().swapaxes(-1, -2)),
         )
 
-    return matrix_reducer(fn, matrix_specs, where)
+    return matrix_reducer(fn, matrix_specs, where, fuse_qkv=fuse_qkv)
 
 
 def _triplets(shape: tuple[int, ...], rank: int | None) -> int:

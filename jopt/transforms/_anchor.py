@@ -53,7 +53,7 @@ def decay_to_anchor(
     `learning_rate` without the other.
 
     References: Li et al. 2018, Explicit inductive bias for transfer learning (L2-SP),
-    arXiv 1802.01483; Yoshida et al. 2026, DisTaC, arXiv 2508.01148.
+    arXiv 1802.01483 (recalled); Yoshida et al. 2026, DisTaC, arXiv 2508.01148.
 
     >>> import jax.numpy as jnp
     >>> tx = decay_to_anchor(0.5, jnp.array([1.0, 1.0]))

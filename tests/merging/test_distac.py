@@ -69,6 +69,7 @@ def test_extreme_logits_and_masks():
     )
 
 
+@pytest.mark.slow
 def test_a_higher_student_temperature_multiplies_the_margins(draw):
     """z_s = (T_s / T_t) z_t at the optimum, up to a constant for each example."""
     z_t = draw(4, 3) * 0.3
@@ -187,6 +188,7 @@ def test_parameters_are_the_base_and_the_vector(by_beta):
     jax.tree.map(np.testing.assert_array_equal, found.params, again)
 
 
+@pytest.mark.slow
 def test_projection_keeps_the_norm_exactly(draw):
     base, model, batches = source(draw)
     target = 0.3 * float(merging.norm(merging.task_vector(base, model)))
@@ -206,6 +208,7 @@ def test_projection_keeps_the_norm_exactly(draw):
     np.testing.assert_allclose(result.kappa, 0.3, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_bfloat16_base_is_distilled_in_float32(draw):
     """Steps far below a bfloat16 rounding add up in the vector."""
     base, model, batches = source(draw, "bfloat16", 0.5)
@@ -225,6 +228,7 @@ def test_a_bfloat16_base_is_distilled_in_float32(draw):
     assert 0 < float(jnp.abs(result.task_vector["w"] - start).max()) < 1e-3
 
 
+@pytest.mark.slow
 def test_many_tasks_in_one_program(draw):
     """`distill` is pure: over tasks it is `vmap`, and each is what it is alone."""
     base, model, batches = source(draw)
@@ -253,6 +257,7 @@ def test_many_tasks_in_one_program(draw):
     np.testing.assert_allclose(found["w"][0], alone.task_vector["w"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_of_the_student_and_a_pull_after_the_optimizer(draw):
     base, model, batches = source(draw)
 

@@ -72,7 +72,17 @@ def test_hand_cases(reduced, method, tasks, expected):
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("shape", [(3, 6, 10), (3, 10, 6), (2, 8, 8)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 6, 10),
+        pytest.param((3, 10, 6), marks=SLOW),
+        pytest.param((2, 8, 8), marks=SLOW),
+    ],
+)
 def test_against_references(reduced, draw, shape):
     tasks = draw(*shape)
     stacked = {"w": tasks}
@@ -90,6 +100,7 @@ def test_against_references(reduced, draw, shape):
         np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_at_any_scale(reduced, draw, size):
     tasks = draw(2, 6, 8)
@@ -127,6 +138,7 @@ def test_singular_values_and_rotations(reduced, draw):
         np.testing.assert_allclose(rotated["w"], left @ found @ right.T, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_equal_tasks_do_not_make_up_directions(reduced, draw):
     """The concatenation of equal triplets has half the rank of its columns."""
     one = draw(6, 6)
@@ -155,6 +167,7 @@ def test_the_number_of_triplets_is_an_integer_division(reduced, draw):
         merging.tsv_m(rank=0)
 
 
+@pytest.mark.slow
 def test_energy_keeps_the_fewest_triplets(reduced):
     tasks = {"w": jnp.array([np.diag([3.0, 1.0, 0.1])], jnp.float32)}
     found = reduced(merging.tsv_m(energy=0.95), tasks)["w"]
@@ -185,7 +198,10 @@ def as_matrices(name, x):
     return [x.reshape(rows, -1)], lambda parts: parts[0].reshape(shape)
 
 
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[] if x in ("query", "fused") else SLOW) for x in VIEWS],
+)
 def test_matrices_are_seen_as_declared(reduced, draw, name):
     shape, spec = VIEWS[name]
     tasks = draw(2, *shape)
@@ -198,11 +214,32 @@ def test_matrices_are_seen_as_declared(reduced, draw, name):
     np.testing.assert_allclose(found, split[0][1](parts), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_without_a_view_a_leaf_is_averaged(reduced, draw):
     tasks = {"qkv": draw(2, 6, 2, 3), "bias": draw(2, 6)}
     found = reduced(merging.tsv_m(), tasks)
     for path, leaf in tasks.items():
         np.testing.assert_allclose(found[path], leaf.mean(axis=0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("q", "k", "v"), pytest.param(("query", "key", "value"), marks=SLOW)],
+)
+def test_fused_attention_is_one_matrix(reduced, draw, names):
+    tasks = {
+        f"attn/{name}/kernel": draw(2, 6, 4, seed=i) for i, name in enumerate(names)
+    }
+    tasks["attn/out/kernel"] = draw(2, 6, 4, seed=4)
+    method = merging.tsv_m(fuse_qkv=True)
+    assert method.scope == "global"
+    found = reduced(method, tasks)
+    fused = np.concatenate([np.float64(x) for x in list(tasks.values())[:3]], axis=-1)
+    expected = np.split(tsv_reference(fused, 3), 3, axis=1)
+    for name, part in zip(names, expected, strict=True):
+        np.testing.assert_allclose(found[f"attn/{name}/kernel"], part, atol=2e-5)
+    alone = reduced(merging.tsv_m(), tasks)["attn/out/kernel"]
+    np.testing.assert_allclose(found["attn/out/kernel"], alone, atol=1e-6)
 
 
 def test_a_broken_matrix_is_alone(reduced, draw):
@@ -216,6 +253,7 @@ def test_a_broken_matrix_is_alone(reduced, draw):
     assert not still[1].any()
 
 
+@pytest.mark.slow
 def test_wudi_steps_lead_to_the_closed_form(reduced, draw):
     import optax
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -206,6 +208,32 @@ def test_a_chain_without_a_reducer_adds_up_before_post(reduced):
     ]
 
 
+def test_what_is_done_to_the_merged_vector(reduced):
+    stacked = {"a": jnp.array([[3.0, 0.0]]), "b": jnp.array([[4.0]])}
+
+    def first(path, leaf):
+        return path == "a"
+
+    def after(step):
+        found = reduced(merging.chain(merging.sum(), step), stacked)
+        return [x for leaf in found.values() for x in leaf.tolist()]
+
+    assert after(merging.multiply(2)) == [6.0, 0.0, 8.0]
+    assert after(merging.multiply(2, where=first)) == [6.0, 0.0, 4.0]
+    assert after(merging.clip_norm(2.5)) == [1.5, 0.0, 2.0]
+    assert after(merging.clip_norm(6.0)) == [3.0, 0.0, 4.0]
+    assert after(merging.keep_leaves(first)) == [3.0, 0.0, 0.0]
+
+
+def test_a_greedy_soup_leaves_out_what_makes_it_worse():
+    models = [{"w": jnp.array(x)} for x in (9.0, 0.5, 1.0, 2.0)]
+    soup, chosen = merging.greedy_soup(models, lambda p: -abs(p["w"] - 1.25))
+    # 0.75 is worse than 1.0; 1.5 is as good, and stays.
+    assert (chosen, float(soup["w"])) == ([2, 3], 1.5)
+    with pytest.raises(ConfigError, match="no model"):
+        merging.greedy_soup([], lambda p: 0.0)
+
+
 def test_where_of_a_transform_and_of_a_reducer(reduced):
     stacked = {"a": jnp.array([[1.0], [3.0]]), "b": jnp.array([[1.0], [3.0]])}
     found = reduced(merging.task_arithmetic(where=lambda path, x: path == "a"), stacked)
@@ -265,3 +293,22 @@ def test_search_says_when_nothing_can_be_chosen():
         merging.search_scale(lambda s: s, lambda s: np.nan, [0.0, 1.0])
     with pytest.raises(ConfigError, match="grid"):
         merging.search_scale(lambda s: s, lambda s: s, [])
+
+
+PAGE = (Path(__file__).parents[2] / "docs/merging.md").read_text()
+
+
+def test_the_page_names_every_method_and_nothing_else():
+    table = re.search(r"^## Methods\n(.*?)^### ", PAGE, re.M | re.S).group(1)
+    cells = [row.split(" | ")[2] for row in table.splitlines() if row.count(" | ") > 2]
+    named = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
+    others = {"greedy_soup", "emr", "adamerging", "knots", "lora_delta", "merge_lora"}
+    arcs = {"slerp", "karcher"}
+    assert named - {"merge"} == set(merging.METHODS) | others | arcs
+    assert others | arcs <= set(merging.__all__)
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs(capsys):
+    exec("\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.S)), {})
+    assert "an entropy of 0.7 nats" in capsys.readouterr().out

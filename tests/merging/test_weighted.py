@@ -35,6 +35,7 @@ def test_fisher_squares_the_gradient_of_each_example(draw):
     assert np.abs(summed).max() < 1e-6 < np.float64(found["w"]).min()
 
 
+@pytest.mark.slow
 def test_sampled_labels_have_the_same_mean(draw):
     params, inputs = {"w": draw(4, 3), "b": jnp.zeros(3)}, draw(3, 4, seed=2)
     expected = merging.fisher_information(logits_of, params, inputs)["w"]
@@ -57,7 +58,7 @@ def test_fisher_merge(reduced):
     found = reduced(merging.fisher(), tasks, aux={"fishers": fishers})["w"]
     np.testing.assert_allclose(found, [3.0, 2.0], rtol=1e-6)
     found = reduced(merging.fisher(normalize=True), tasks, aux={"fishers": fishers})
-    np.testing.assert_allclose(found["w"], [2.0, 2.0], rtol=1e-5)
+    np.testing.assert_allclose(found["w"], [2.0, 1.5], rtol=1e-5)
     found = reduced(
         merging.fisher(), tasks, aux={"fishers": fishers}, weights=[3.0, 1.0]
     )
@@ -95,7 +96,7 @@ def test_regmean_of_inputs_that_are_never_active_and_of_heads(reduced, draw):
         reduced(merging.regmean(), {"w": kernels}, aux=aux)
 
 
-@pytest.mark.parametrize("per", ["task", "leaf"])
+@pytest.mark.parametrize("per", ["leaf", pytest.param("task", marks=pytest.mark.slow)])
 def test_adamerging_lowers_the_entropy(draw, per):
     base = {"w": draw(4, 3) * 0.1, "b": jnp.zeros(3)}
     tasks = {"w": draw(2, 4, 3, seed=1), "b": draw(2, 3, seed=2)}
@@ -133,7 +134,9 @@ def test_model_stock(reduced, second, t):
         reduced(merging.model_stock(), {"w": jnp.ones((1, 2))})
 
 
-@pytest.mark.parametrize("scope", ["leaf", "global"])
+@pytest.mark.parametrize(
+    "scope", ["leaf", pytest.param("global", marks=pytest.mark.slow)]
+)
 def test_arcs(scope):
     first = {"w": jnp.array([1.0, 0.0]), "n": jnp.array(3)}
     second = {"w": jnp.array([0.0, 1.0]), "n": jnp.array(4)}
@@ -153,6 +156,7 @@ def test_arcs(scope):
         np.testing.assert_allclose(merged["w"], long["w"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_karcher_mean_of_three_directions_is_stationary(draw):
     rows = np.float64(draw(3, 5)) + 2
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -183,6 +187,7 @@ def test_emr_gives_each_task_its_signs_and_its_length(draw):
     assert not nothing.for_task(0)["w"].any()
 
 
+@pytest.mark.slow
 def test_pcb_drops_what_loses_the_competition(reduced, draw):
     stacked = {"a": draw(3, 60), "b": draw(3, 4, 10, seed=1)}
     found = reduced(merging.pcb(0.1), stacked)
