@@ -76,6 +76,19 @@ def planned(settings: Settings) -> Iterator[Plan]:
     """Opens the files and makes the plan; closes them in the end.
 
     Fails: `ConfigError` for files that do not fit each other or the settings.
+
+    >>> import tempfile
+    >>> from safetensors.numpy import save_file
+    >>> from jopt.weights import default_merge, settings_from
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name, value in (("base", 0.0), ("one", 1.0)):
+    ...         save_file({"w": np.full(2, value)}, f"{folder}/{name}.safetensors")
+    ...     config = default_merge()
+    ...     config.base, config.out = f"{folder}/base.safetensors", f"{folder}/out"
+    ...     config.models = (f"{folder}/one.safetensors",)
+    ...     with planned(settings_from(config)) as plan:
+    ...         plan.sources.merged, plan.reducing.how
+    (('w',), 'leaf by leaf')
     """
     with opened(settings) as sources:
         transform = settings.recipe.transform(views_of(settings, sources.base))
@@ -98,6 +111,22 @@ def merge_files(settings: Settings, plan: Plan, say: Say) -> Report:
 
     Args:
         say: takes lines of progress.
+
+    >>> import tempfile
+    >>> from safetensors.numpy import load_file, save_file
+    >>> from jopt.weights import default_merge, settings_from
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name, value in (("base", 0.0), ("one", 1.0)):
+    ...         save_file({"w": np.full(2, value)}, f"{folder}/{name}.safetensors")
+    ...     config = default_merge()
+    ...     config.base = f"{folder}/base.safetensors"
+    ...     config.models = (f"{folder}/one.safetensors",)
+    ...     config.scale, config.out = 0.5, f"{folder}/out.safetensors"
+    ...     settings = settings_from(config)
+    ...     with planned(settings) as plan:
+    ...         report = merge_files(settings, plan, lambda text: None)
+    ...     load_file(config.out)["w"].tolist(), report.names
+    ([0.5, 0.5], ('one',))
     """
     sources = plan.sources
     x64 = jax.enable_x64(True) if sources.needs_x64() else contextlib.nullcontext()

@@ -19,7 +19,7 @@ STAGES: Mapping[str, Callable[..., MergeTransform]] = {
     name: getattr(merging, name)
     for name in (
         *("trim", "dare", "drop_outliers", "rescale_norm"),
-        *("elect_sign", "consensus"),
+        *("elect_sign", "consensus", "multiply", "clip_norm"),
         *("disjoint_mean", "disjoint_sum", "disjoint_max"),
         *("sum", "mean", "weighted_sum"),
     )

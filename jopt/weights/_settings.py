@@ -28,7 +28,11 @@ _OPEN = ("kwargs",)
 
 
 def default_merge() -> ConfigDict:
-    """Every key of a merge of files, with its default."""
+    """Every key of a merge of files, with its default.
+
+    >>> default_merge().method
+    'task_arithmetic'
+    """
     return ConfigDict(
         {
             "base": placeholder(str),  # the pre-trained parameters
@@ -104,7 +108,15 @@ def _any(patterns: Sequence[str], path: str) -> bool:
 
 
 def settings_from(config: ConfigDict) -> Settings:
-    """Checks a config without reading a parameter; one `ConfigError` has all faults."""
+    """Checks a config without reading a parameter; one `ConfigError` has all faults.
+
+    >>> settings_from(default_merge())
+    Traceback (most recent call last):
+        ...
+    jopt.errors.ConfigError: base is not set; a path is expected
+    out is not set; a path is expected
+    models is empty; at least one path, or {path, weight, name}, is expected
+    """
     if faults := [*_key_faults(config)] or [*_faults(config)]:
         raise ConfigError("\n".join(faults))
     searched = config.search.evaluate

@@ -31,7 +31,7 @@ class Sources(NamedTuple):
         merged: the leaves that are merged, in the order of JAX's paths.
         state: leaves of `batch_stats`.
         skipped: leaves that not all have in one shape (`strict` is off).
-        left_out: arrays of the files that are neither parameters nor statistics.
+        left_out: what the files hold that is neither parameters nor statistics.
     """
 
     base: NamedWeights
@@ -131,7 +131,8 @@ def _open(
     if settings.rules and isinstance(weights, SafetensorsWeights):
         return NamedWeights(weights, torch_layout(weights.leaves, settings.rules))
     plain = plain_layout(weights.leaves)
-    left_out += [f"{path}: {name}" for name in plain.left_out]
+    tops = dict.fromkeys(name.partition("/")[0] for name in plain.left_out)
+    left_out += [f"{name} of {path}" for name in tops]
     return NamedWeights(weights, plain.pieces)
 
 

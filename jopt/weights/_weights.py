@@ -59,6 +59,15 @@ def open_weights(path: Path | str) -> Weights:
 
     Fails: `ConfigError` when there is nothing of that kind; `DamagedCheckpointError`
     when a file is not whole.
+
+    >>> import tempfile
+    >>> from safetensors.numpy import save_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"w": np.ones(2)}, f"{folder}/m.safetensors")
+    ...     weights = open_weights(f"{folder}/m.safetensors")
+    ...     weights.leaves["w"], weights.read("w").tolist()
+    ...     weights.close()
+    (Leaf(shape=(2,), dtype=dtype('float64')), [1.0, 1.0])
     """
     from jopt.weights._orbax import find_checkpoint, open_orbax
     from jopt.weights._safetensors import INDEX, SINGLE, open_safetensors

@@ -87,6 +87,16 @@ def new_weights(
 
     Memory: none for `.safetensors`; an Orbax folder holds all arrays until it closes.
     Fails: `ConfigError` when something is there already, or arrays are left out.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     out = Path(folder, "m.safetensors")
+    ...     with new_weights(out, {"w": Leaf((2,), np.dtype("float32"))}) as writer:
+    ...         writer.write("w", np.ones(2, np.float32))
+    ...         out.exists()
+    ...     out.exists()
+    False
+    True
     """
     out = Path(out)
     if fault := out_fault(out, leaves):

@@ -310,14 +310,14 @@ def test_matrix_views_of_a_config_win_over_those_of_two_axes(saved, merge):
     found, _ = merge(
         saved("base", base),
         paths(saved(f"m{i}", x) for i, x in enumerate(models)),
-        method="tsv_m",
+        method="iso_c",
         matrix_specs=(
             {"match": "^q", "reduction_axes": (0,), "output_axes": (1, 2)},
             {"match": "norms"},
         ),
     )
     views = {"q/kernel": MatrixSpec((0,), (1, 2)), "norms": None}
-    expected = merging.merge(base, models, merging.tsv_m(matrix_specs=views))
+    expected = merging.merge(base, models, merging.iso_c(matrix_specs=views))
     for name in base:
         assert np.array_equal(found[name], expected[name]), name
 
