@@ -64,6 +64,7 @@ def distill(
 
     Returns: tau', and the history of all K steps.
 
+    >>> import jax.numpy as jnp
     >>> apply_fn = lambda params, x_BD: x_BD @ params["w"]
     >>> base, tv = {"w": jnp.zeros((2, 3))}, {"w": jnp.ones((2, 3))}
     >>> found, history = distill(
@@ -137,6 +138,7 @@ def distill_task_vector(
 
     References: Yoshida et al. 2026, DisTaC, arXiv 2508.01148. Projection is ours.
 
+    >>> import jax.numpy as jnp
     >>> apply_fn = lambda params, x_BD: x_BD @ params["w"]
     >>> base, model = {"w": jnp.zeros((2, 3))}, {"w": jnp.eye(2, 3)}
     >>> result = distill_task_vector(
@@ -183,6 +185,7 @@ def choose_kappa(
 ) -> tuple[float, bool]:
     """The scale of the anchor, and whether there is nothing to distill.
 
+    >>> import jax.numpy as jnp
     >>> choose_kappa({"w": jnp.array([3.0, 4.0])}, target_norm=2.0)
     (0.4, False)
     """

@@ -49,11 +49,13 @@ def weighted_sum(
 
 
 def _check_sum(weights_T: jax.Array) -> None:
-    if not isinstance(weights_T, jax.core.Tracer) and np.sum(weights_T) == 0:
-        raise ConfigError(
-            f"the weights {np.asarray(weights_T).tolist()} add up to 0, so there is no "
-            "mean; use a sum, or other weights"
-        )
+    # As NumPy's: inside a trace even known numbers are added up by the program.
+    if isinstance(weights_T, jax.core.Tracer) or np.asarray(weights_T).sum() != 0:
+        return
+    raise ConfigError(
+        f"the weights {np.asarray(weights_T).tolist()} add up to 0, so there is no "
+        "mean; use a sum, or other weights"
+    )
 
 
 def sum(*, where: Where | None = None) -> MergeTransform:

@@ -81,7 +81,7 @@ def elected_signs(
     tree: PyTree,
     context: MergeContext,
     method: Vote = "mass",
-    weighted_vote: Any = True,
+    weights_in_election: bool = True,
 ) -> PyTree:
     """The elected sign of each entry: -1, 0 where the sum is exactly zero, or 1.
 
@@ -90,7 +90,7 @@ def elected_signs(
     [0.0, 1.0]
     """
     weights_T = task_weights(tree, context)
-    if not weighted_vote:
+    if not weights_in_election:
         weights_T = jnp.ones_like(weights_T)
     ballot = jnp.sign if method == "count" else lambda x: x
     # Signs of weights go with the entries: |w| would vote for the wrong side.
@@ -103,7 +103,7 @@ def sign_balance(
     tree: PyTree,
     context: MergeContext,
     method: Vote = "mass",
-    weighted_vote: Any = True,
+    weights_in_election: bool = True,
 ) -> jax.Array:
     """The sum of the elected signs of all entries, int32; its sign is the majority.
 
@@ -111,7 +111,7 @@ def sign_balance(
     >>> int(sign_balance(tasks, MergeContext({}, jnp.ones(2))))
     2
     """
-    return _balance(elected_signs(tree, context, method, weighted_vote))
+    return _balance(elected_signs(tree, context, method, weights_in_election))
 
 
 def _balance(signs: PyTree) -> jax.Array:

@@ -82,8 +82,8 @@ def restricted(transform: MergeTransform, where: Where | None) -> MergeTransform
         if transform.kind == "reduce":
             weights_T = task_weights(tree, context)
             others = jax.tree.map(lambda x: weighted(x, weights_T, True), others)
-        kept = named_leaves(others)
-        return map_named(lambda path, _: {**kept, **changed}[path], tree)
+        leaves = {**named_leaves(others), **changed}
+        return map_named(lambda path, _: leaves[path], tree)
 
     return transform._replace(fn=fn)
 

@@ -89,6 +89,14 @@ class Case:
         return self._tree(seed, dtype)
 
 
+def anchored(weight: Any) -> Any:
+    """With an anchor that is not where the parameters are."""
+    tx = jopt.decay_to_anchor(weight)
+    return optax.GradientTransformationExtraArgs(
+        lambda params: tx.init(optax.tree.zeros_like(params)), tx.update
+    )
+
+
 def built(learning_rate: Any = 0.01, weight_decay: Any = 0.1) -> Any:
     """The same tree through rules, as a run builds it."""
     rules = {
@@ -628,9 +636,10 @@ CASES = (
     ),
     Case(
         "decay_to_anchor",
-        jopt.decay_to_anchor,
+        anchored,
         {"weight": 0.1},
         ("weight",),
+        restless=True,
         slow=True,
     ),
     Case(

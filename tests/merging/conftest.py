@@ -13,10 +13,15 @@ from jopt import merging
 from jopt.tree import PyTree
 
 
-def _reduced(transform, tasks, **context) -> PyTree:
+def _reduced(transform, tasks, *, jit: bool = True, **context) -> PyTree:
     count = len(jax.tree.leaves(tasks)[0])
     made = merging.make_context({}, count, **context)
-    return merging.reduce_tasks(transform, tasks, made)
+
+    def run(tasks: PyTree) -> PyTree:
+        return merging.reduce_tasks(transform, tasks, made)
+
+    # One program is compiled sooner than its operations one by one.
+    return (jax.jit(run) if jit else run)(tasks)
 
 
 def _draw(*shape: int, seed: int = 0) -> jax.Array:
@@ -25,7 +30,7 @@ def _draw(*shape: int, seed: int = 0) -> jax.Array:
 
 @pytest.fixture(scope="session")
 def reduced() -> Callable[..., PyTree]:
-    """The merged tree of stacked leaves: (transform, tasks, weights=, key=, aux=)."""
+    """The merged tree of stacked leaves: (transform, tasks, jit=, weights=, ...)."""
     return _reduced
 
 

@@ -115,6 +115,7 @@ def test_at_any_scale(reduced, draw, size):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_singular_values_and_rotations(reduced, draw):
     tasks = draw(2, 8, 6)
     left, right = orthogonal(draw, 8, 1), orthogonal(draw, 6, 2)
@@ -155,6 +156,7 @@ def test_more_tasks_than_singular_values_are_not_a_zero_update(reduced, draw):
     assert float(jnp.linalg.norm(found)) > 1
 
 
+@pytest.mark.slow
 def test_the_number_of_triplets_is_an_integer_division(reduced, draw):
     """int(r * (1 / T)) is 0 instead of 1 at r = T = 49."""
     assert int(49 * (1 / 49)) == 0
@@ -222,10 +224,8 @@ def test_without_a_view_a_leaf_is_averaged(reduced, draw):
         np.testing.assert_allclose(found[path], leaf.mean(axis=0), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [("q", "k", "v"), pytest.param(("query", "key", "value"), marks=SLOW)],
-)
+@pytest.mark.parametrize("names", [("q", "k", "v"), ("query", "key", "value")])
+@pytest.mark.slow
 def test_fused_attention_is_one_matrix(reduced, draw, names):
     tasks = {
         f"attn/{name}/kernel": draw(2, 6, 4, seed=i) for i, name in enumerate(names)
@@ -242,6 +242,7 @@ def test_fused_attention_is_one_matrix(reduced, draw, names):
     np.testing.assert_allclose(found["attn/out/kernel"], alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_broken_matrix_is_alone(reduced, draw):
     tasks = draw(2, 3, 4, 4)
     method = merging.tsv_m(matrix_specs={"w": MatrixSpec((1,), (2,))})

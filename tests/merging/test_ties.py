@@ -34,7 +34,7 @@ def test_hand_cases(reduced, transform, expected):
     np.testing.assert_allclose(reduced(transform, rows())["w"], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("density", [0.0, 0.1, 0.29, 0.5, 1.0])
+@pytest.mark.parametrize("density", [0.0, 0.29, 1.0])
 def test_trim_keeps_exactly_as_many_as_asked_for(density):
     """The k-th smallest inclusive, as in other tools, would keep one too many."""
     tasks = {
@@ -42,7 +42,8 @@ def test_trim_keeps_exactly_as_many_as_asked_for(density):
         "b": jnp.ones((3, 20)),
     }
     flat = np.concatenate([np.reshape(x, (3, -1)) for x in tasks.values()], axis=1)
-    kept = merging.trim(density).fn(tasks, merging.make_context({}, 3))
+    context = merging.make_context({}, 3)
+    kept = jax.jit(lambda x: merging.trim(density).fn(x, context))(tasks)
     found = np.concatenate([np.reshape(x, (3, -1)) for x in kept.values()], axis=1)
     k = max(1, round(density * 100))
     order = np.argsort(-np.abs(flat), axis=1, kind="stable")[:, :k]
@@ -68,10 +69,11 @@ def test_leaf_by_leaf_with_a_cut_is_the_global_method(reduced):
     }
     context = merging.make_context({}, 3)
     expected = reduced(merging.ties(0.4), tasks)
-    start = cut = merging.magnitude_cut(tasks, 0.4)
+    cut_leaf = jax.jit(merging.cut_leaf)
+    start = cut = jax.jit(lambda x: merging.magnitude_cut(x, 0.4))(tasks)
     balance = 0
     for leaf in tasks.values():
-        trimmed, cut = merging.cut_leaf(leaf, cut)
+        trimmed, cut = cut_leaf(leaf, cut)
         balance += merging.sign_balance({"x": trimmed}, context)
     assert cut.ties.tolist() == [0, 0, 0]
     cut = start
@@ -80,7 +82,7 @@ def test_leaf_by_leaf_with_a_cut_is_the_global_method(reduced):
         assert method.scope == "leaf"
         found = reduced(method, {path: leaf})[path]
         np.testing.assert_array_equal(found, expected[path])
-        cut = merging.cut_leaf(leaf, cut)[1]
+        cut = cut_leaf(leaf, cut)[1]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,7 @@ def test_no_sign_for_complex_leaves(reduced):
         reduced(merging.ties(1.0), {"z": jnp.ones((2, 2), complex)})
 
 
+@pytest.mark.slow
 def test_output_agrees_with_the_elected_sign_inside_the_trimmed_supports(reduced):
     tasks = {"w": jax.random.normal(jax.random.key(2), (4, 60))}
     context = merging.make_context({}, 4)

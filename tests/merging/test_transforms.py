@@ -26,7 +26,7 @@ METHODS = {name: (name, {}) for name in merging.METHODS} | {
 }
 
 
-QUICK = {"ties", "dare_linear", "consensus_ta", "tsv_m", "iso_c", "fisher", "regmean"}
+QUICK = {"ties", "dare_linear", "tsv_m"}
 each_method = pytest.mark.parametrize(
     "name",
     [
@@ -43,6 +43,7 @@ def method(name):
 
 
 @functools.cache
+@jax.ensure_compile_time_eval()
 def tasks():
     rng = np.random.default_rng(0)
     return {
@@ -52,19 +53,19 @@ def tasks():
 
 
 @functools.cache
+@jax.ensure_compile_time_eval()
 def aux():
     rng = np.random.default_rng(1)
     inputs = rng.normal(size=(T, 2, 20, 6))
+
+    def one_fisher():
+        return {path: jnp.asarray(rng.random(shape)) for path, shape in SHAPES.items()}
+
     return {
-        "fishers": [
-            {path: jnp.asarray(rng.random(shape)) for path, shape in SHAPES.items()}
-            for _ in range(T)
-        ],
+        "fishers": [one_fisher() for _ in range(T)],
         "grams": [
-            merging.gram_matrices(
-                [{"w": jnp.asarray(x[0]), "stack": jnp.asarray(x[1])}]
-            )
-            for x in inputs
+            merging.gram_matrices([{"w": jnp.asarray(w), "stack": jnp.asarray(stack)}])
+            for w, stack in inputs
         ],
     }
 
@@ -125,17 +126,14 @@ def test_scale_order_of_tasks_shapes_and_single_leaves(name):
     plain = found.pop("plain")
     assert jax.tree.map(jnp.shape, plain) == SHAPES
     assert {x.dtype for x in jax.tree.leaves(plain)} == {jnp.dtype("float32")}
+    # Polar factors of concatenations that are nearly singular.
+    error = 5e-5 if name == "iso_cts" else 1e-5
     for other in found.values():
-        close(other, plain)
+        close(other, plain, rtol=error, atol=error)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "consensus_ta",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("ties", "tsv_m", "wudi")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["consensus_ta", "ties", "tsv_m", "wudi"])
 def test_jit_and_vmap_over_seeds(name):
     def of(stacked):
         return run(name, stacked)
@@ -159,17 +157,21 @@ SINGLE = {
 }
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow]) for x in SINGLE],
+)
 def test_one_task_is_returned(name):
     one = jax.tree.map(lambda x: x[:1], tasks())
     specs = {"matrix_specs": SPECS} if name in MATRICES else {}
     chosen = merging.make_transform(name, {**SINGLE[name], **specs})
     first = {key: value[:1] for key, value in aux().items()}
     context = merging.make_context({}, 1, key=KEY, aux=first)
-    found = merging.reduce_tasks(chosen, one, context)
+    found = jax.jit(lambda x: merging.reduce_tasks(chosen, x, context))(one)
     close(found, jax.tree.map(lambda x: x[0], one), atol=3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["average", "regmean", "fisher", "model_stock", "ties"]
 )
@@ -178,7 +180,8 @@ def test_equal_tasks_are_returned(name):
     specs = {"matrix_specs": SPECS} if name in MATRICES else {}
     kwargs = {"density": 1.0} if name == "ties" else specs
     context = merging.make_context({}, T, key=KEY, aux=aux())
-    found = merging.reduce_tasks(merging.make_transform(name, kwargs), same, context)
+    chosen = merging.make_transform(name, kwargs)
+    found = jax.jit(lambda x: merging.reduce_tasks(chosen, x, context))(same)
     close(found, jax.tree.map(lambda x: x[0], same), atol=3e-5)
 
 

@@ -81,6 +81,7 @@ def test_regmean_solves_the_least_squares_of_all_tasks(reduced, draw):
     np.testing.assert_allclose(found["b"], stacked["b"].mean(axis=0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_regmean_of_inputs_that_are_never_active_and_of_heads(reduced, draw):
     gram = {"w": jnp.zeros((5, 5)).at[0, 0].set(2.0)}
     kernels = draw(2, 5, 2, 3)
@@ -170,9 +171,10 @@ def test_the_karcher_mean_of_three_directions_is_stationary(draw):
     assert np.linalg.norm(pull) < 1e-4
 
 
+@pytest.mark.slow
 def test_emr_gives_each_task_its_signs_and_its_length(draw):
     stacked = {"a": draw(3, 30), "b": draw(3, 4, 5, seed=1)}
-    model = merging.emr(stacked)
+    model = jax.jit(merging.emr)(stacked)
     for task in range(3):
         found = model.for_task(task)
         own = jax.tree.map(lambda x, t=task: x[t], stacked)
