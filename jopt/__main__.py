@@ -77,6 +77,12 @@ def _network(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _merge(argv: Sequence[str]) -> int:
+    from jopt.weights.merge import main
+
+    return main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from jopt.training.doctor import main
 
@@ -106,6 +112,10 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "network": (
         _network,
         "CONFIG: step time and compute utilisation over bandwidths and sites",
+    ),
+    "merge": (
+        _merge,
+        "--config=FILE, or --base B --models A... --out C: one model from several",
     ),
     "doctor": (_doctor, "versions, devices, data, and a self-test of ten seconds"),
 }

@@ -10,12 +10,14 @@ import pkgutil
 import pytest
 
 import jopt
+import jopt.weights
 
 PUBLIC = (
     *(jopt, jopt.linalg, jopt.criteria, jopt.transforms, jopt.optimizers),
     jopt.merging,
     jopt.landscape.curvature,
     jopt.landscape.paths,
+    jopt.weights,
 )
 MODULES = [
     module.name
