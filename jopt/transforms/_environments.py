@@ -83,7 +83,9 @@ def sand_mask(
     >>> tx.update(g, tx.init(jnp.zeros(3)))[0].round(2).tolist()
     [3.0, 0.0, 3.0]
     """
-    if not isinstance(threshold, jax.core.Tracer) and jnp.all(threshold >= 1):
+    if not isinstance(threshold, jax.core.Tracer) and jnp.all(
+        jnp.asarray(threshold) >= 1
+    ):
         warnings.warn(
             f"sand_mask: with threshold = {threshold} no entry passes, since no "
             "agreement is above 1; every update is 0. Take a threshold below 1",

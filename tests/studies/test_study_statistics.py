@@ -157,6 +157,7 @@ def test_return_patterns_without_noise_and_without_a_trend():
     assert statistics.return_pattern(INSIDE, noise).name.startswith("none")
 
 
+@pytest.mark.slow
 def test_linear_relations_are_called_curved_about_as_seldom_as_documented():
     rng = np.random.default_rng(3)
     names = []

@@ -35,7 +35,6 @@ def of_each():
     ("name", "settings", "combine"),
     [
         ("erm", {}, lambda a, b: (a + b) / 2),
-        ("and_mask", {"threshold": 0.0}, lambda a, b: (a + b) / 2),
         ("fish", {}, lambda a, b: jnp.stack([a, b])),
         (
             "and_mask",
@@ -67,6 +66,7 @@ def test_gradients(name, settings, combine):
     assert aux.metrics["examples"] == 8 and state.step == 1
 
 
+@pytest.mark.slow
 def test_grad_fn_is_of_other_parameters_or_of_one_environment():
     other = jax.tree.map(lambda p: 0.5 * p, PARAMS)
     oracle = environment_oracle(build_algorithm("and_mask", MODEL), 2)

@@ -30,7 +30,13 @@ def stepped(tx, state, count):
     return state
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("adam", "lion") else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIMIZERS
+    ],
+)
 def test_a_reset_is_a_fresh_start_on_an_old_schedule(name):
     tx = OPTIMIZERS[name](HALVING)
     old = stepped(tx, tx.init(W), 3)
