@@ -11,6 +11,7 @@ from jopt.objectives.environments._algorithm import (
     annealed,
     initial_state,
 )
+from jopt.objectives.environments._between import variance_between
 from jopt.objectives.environments._distances import (
     coral,
     coral_distance,
@@ -20,17 +21,12 @@ from jopt.objectives.environments._distances import (
     mmd,
     mmd_distance,
 )
-from jopt.objectives.environments._fishr import (
-    fishr,
-    gradient_variances,
-    variance_spread,
-)
+from jopt.objectives.environments._fishr import fishr, gradient_variances
 from jopt.objectives.environments._forward import Seen, risks_of
 from jopt.objectives.environments._invariance import (
     irm,
     irm_penalties,
     risk_slopes,
-    risk_variance,
     vrex,
 )
 from jopt.objectives.environments._meta import mldg
@@ -79,9 +75,8 @@ __all__ = [
     "mmd_distance",
     "risk_quantile",
     "risk_slopes",
-    "risk_variance",
     "risks_of",
     "sd",
-    "variance_spread",
+    "variance_between",
     "vrex",
 ]

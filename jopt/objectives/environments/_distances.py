@@ -16,15 +16,18 @@ from jopt.objectives.environments._algorithm import (
     annealed,
     at_step,
 )
+from jopt.objectives.environments._between import distance_between
+from jopt.objectives.environments._build import (
+    Terms,
+    algorithm_of,
+    weight_of,
+    with_penalty,
+)
 from jopt.objectives.environments._forward import (
     HEAD_TAP,
     Seen,
-    Terms,
-    algorithm_of,
     check_rows,
     mean_risk,
-    weight_of,
-    with_penalty,
 )
 from jopt.objectives.environments._invariance import irm_penalty
 
@@ -117,7 +120,8 @@ def coral_distance(features_END: jax.Array, mask_EN: jax.Array) -> jax.Array:
     """
     mean_ED, covariance_EDD = jax.vmap(_moments)(features_END, mask_EN)
     present = _present(mask_EN)
-    return _pair_distance(mean_ED, present) + _pair_distance(covariance_EDD, present)
+    means = distance_between(mean_ED, present)
+    return means + distance_between(covariance_EDD, present)
 
 
 def mmd_distance(features_END: jax.Array, mask_EN: jax.Array) -> jax.Array:
@@ -265,18 +269,6 @@ def _centred(
     total = jnp.sum(mask_N)
     mean = mask_N @ x_ND / jnp.where(total > 0, total, 1.0)
     return mean, x_ND - mean, jnp.maximum(total - 1, 1.0)
-
-
-def _pair_distance(x_E: jax.Array, present_E: jax.Array) -> jax.Array:
-    """Mean over pairs of the mean squared difference of (E, ...) entries.
-
-    Σ over pairs of (x_i − x_j)^2 is E Σ (x_i − x̄)^2, so no pair is formed.
-    """
-    flat = x_E.reshape(len(x_E), -1)
-    count = jnp.sum(present_E)
-    mean = present_E @ flat / jnp.where(count > 0, count, 1.0)
-    spread = jnp.sum(present_E * jnp.mean(jnp.square(flat - mean), axis=1))
-    return 2 * spread / jnp.maximum(count - 1, 1.0)
 
 
 def _mean_over_pairs(x_EE: jax.Array, present_E: jax.Array) -> jax.Array:

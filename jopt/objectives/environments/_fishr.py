@@ -9,19 +9,14 @@ import jax.numpy as jnp
 
 from jopt.errors import ConfigError
 from jopt.models import Model
-from jopt.objectives._cross_entropy import masked_average
 from jopt.objectives.environments._algorithm import (
     Algorithm,
     AlgorithmState,
     annealed,
 )
-from jopt.objectives.environments._forward import (
-    HEAD_TAP,
-    Seen,
-    Terms,
-    algorithm_of,
-    pooled_risk,
-)
+from jopt.objectives.environments._between import variance_between
+from jopt.objectives.environments._build import Terms, algorithm_of
+from jopt.objectives.environments._forward import HEAD_TAP, Seen, pooled_risk
 from jopt.tree import named_leaves
 
 # E environments; N rows of each; D features, with 1 in front for a bias; C classes.
@@ -72,7 +67,7 @@ def fishr(
         decay = state.settings["ema"]
         now = gradient_variances(seen, bias=bias)
         kept = decay * state.memory["variances"] + (1 - decay) * now
-        penalty = variance_spread(kept / (1 - decay), seen.present)
+        penalty = variance_between(kept / (1 - decay), seen.present)
         value = pooled_risk(seen) + annealed(state, 0.0) * penalty
         return Terms(value, penalty, {"variances": kept})
 
@@ -106,18 +101,6 @@ def gradient_variances(seen: Seen, *, bias: bool) -> jax.Array:
         return jnp.einsum("en,end,enc->edc", weight_EN, a, r, precision=precision)
 
     return mean(a_END**2, r_ENC**2) - mean(a_END, r_ENC) ** 2
-
-
-def variance_spread(v_E: jax.Array, present_E: jax.Array) -> jax.Array:
-    """(1/E) Σ mean((v_e − v̄)^2), over the environments that are present.
-
-    >>> variance_spread(jnp.array([[0.0, 1.0], [2.0, 1.0]]), jnp.ones(2))
-    Array(0.5, dtype=float32)
-    """
-    flat = v_E.reshape(len(v_E), -1)
-    count = jnp.sum(present_E)
-    mean = present_E @ flat / jnp.where(count > 0, count, 1.0)
-    return masked_average(jnp.mean(jnp.square(flat - mean), axis=1), present_E)
 
 
 def head_of(model: Model, features: str) -> tuple[str, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,20 +10,11 @@ import jax.numpy as jnp
 
 from jopt.errors import ConfigError, ShapeError
 from jopt.models import Model
-from jopt.objectives._aux import Aux
-from jopt.objectives._cross_entropy import cross_entropy, hits, masked_average
-from jopt.objectives.environments._algorithm import (
-    Algorithm,
-    AlgorithmState,
-    Settings,
-    initial_state,
-)
+from jopt.objectives._cross_entropy import cross_entropy, masked_average
 
 # E environments; B rows of each; C classes; N = B times positions; D features.
 
 HEAD_TAP = "head/input"
-# Of (params, num_environments).
-Memory = Callable[[Any, int], Mapping[str, jax.Array]]
 
 
 class Seen(NamedTuple):
@@ -49,71 +40,6 @@ class Seen(NamedTuple):
     def row_mask(self) -> jax.Array:
         """(E, N), rows and positions as one axis."""
         return self.mask.reshape(len(self.mask), -1)
-
-
-class Terms(NamedTuple):
-    """What an algorithm makes of a batch.
-
-    Attributes:
-        value: what is minimised.
-        penalty: added to the risks, before its weight; 0 for none.
-        memory: of the next step.
-    """
-
-    value: jax.Array
-    penalty: jax.Array
-    memory: dict[str, jax.Array]
-
-
-def algorithm_of(
-    model: Model,
-    terms: Callable[[AlgorithmState, Seen], Terms],
-    settings: Settings | None = None,
-    *,
-    features: str | None = None,
-    memory: Memory | None = None,
-    train: bool = True,
-    taps: Sequence[str] = (),
-    **rest: Any,
-) -> Algorithm:
-    """The algorithm whose loss follows from one forward pass over all rows.
-
-    Args:
-        model: whose outputs are logits.
-        terms: makes the loss of what the model says.
-        settings: numbers that may be traced.
-        features: tap that `Seen.features` comes from, if any.
-        memory: `memory(params, num_environments)`, what is remembered at step 0.
-        train: dropout on and statistics updated; False makes the key unused.
-        taps: activations to hand out in `Aux.taps`, as (E · B, ...).
-        rest: further fields of `Algorithm`.
-
-    Metrics: `loss`, the value; `risk`, the mean of the risks; `penalty`, without its
-    weight; `examples`, the sum of the mask; `accuracy`; `env0/risk` and so on.
-    """
-
-    def init(params: Any, num_environments: int) -> AlgorithmState:
-        remembered = memory(params, num_environments) if memory else None
-        return initial_state(settings or {}, remembered)
-
-    def loss(
-        params: Any,
-        model_state: Any,
-        state: AlgorithmState,
-        batch: Mapping[str, Any],
-        key: jax.Array | None,
-    ) -> tuple[jax.Array, tuple[Aux, AlgorithmState]]:
-        wanted = tuple(dict.fromkeys([*taps, *([features] if features else [])]))
-        seen, model_state, tapped = look(
-            model, params, model_state, batch, key, train, wanted, features
-        )
-        found = terms(state, seen)
-        tapped = {name: tapped[name] for name in taps}
-        aux = Aux(metrics_of(found, seen), model_state, tapped)
-        memory = jax.lax.stop_gradient(found.memory)
-        return found.value, (aux, state._replace(step=state.step + 1, memory=memory))
-
-    return Algorithm(init, loss, **rest)
 
 
 def look(
@@ -164,32 +90,18 @@ def risks_of(
 ) -> tuple[jax.Array, jax.Array]:
     """R_e (E,), and 1 where an environment has a kept row.
 
+    >>> mask = jnp.array([[1.0, 1.0], [0.0, 0.0]])
     >>> risks, present = risks_of(
-    ...     jnp.zeros((2, 3, 4)), jnp.zeros((2, 3), jnp.int32), jnp.eye(2, 3)[:, :3] > 0
+    ...     jnp.zeros((2, 2, 4)), jnp.zeros((2, 2), jnp.int32), mask
     ... )
-    >>> risks.round(4).tolist(), present.tolist()
-    ([1.3862999677658081, 1.3862999677658081], [1.0, 1.0])
+    >>> f"{risks[0]:.4f}, {risks[1]:.1f}", present.tolist()  # log 4
+    ('1.3863, 0.0', [1.0, 0.0])
     """
     nats = cross_entropy(logits, targets)
     mask = mask.astype(jnp.float32)
     risks = jax.vmap(masked_average)(nats, mask)
     kept = jnp.any(mask.reshape(len(mask), -1) > 0, axis=1)
     return risks, kept.astype(jnp.float32)
-
-
-def metrics_of(found: Terms, seen: Seen) -> dict[str, jax.Array]:
-    """The scalars of `algorithm_of`."""
-    accuracy = masked_average(hits(seen.logits, seen.targets), seen.mask)
-    metrics = {
-        "loss": found.value,
-        "risk": masked_average(seen.risks, seen.present),
-        "penalty": found.penalty,
-        "examples": jnp.sum(seen.mask),
-        "accuracy": accuracy,
-    }
-    for e, risk in enumerate(seen.risks):
-        metrics[f"env{e}/risk"] = risk
-    return metrics
 
 
 def check_rows(name: str, rows: int, least: int) -> None:
@@ -208,25 +120,6 @@ batch; found 1; raise train.batch_size
         )
 
 
-def with_penalty(
-    penalty: Callable[[AlgorithmState, Seen], jax.Array],
-    weight: Callable[[AlgorithmState], jax.Array],
-    *,
-    pooled: bool = False,
-) -> Callable[[AlgorithmState, Seen], Terms]:
-    """Mean risk + weight · penalty, or the `pooled` mean over all rows + the same.
-
-    The mean over environments weighs each that has a kept row alike.
-    """
-
-    def terms(state: AlgorithmState, seen: Seen) -> Terms:
-        risk = pooled_risk(seen) if pooled else mean_risk(seen)
-        extra = penalty(state, seen)
-        return Terms(risk + weight(state) * extra, extra, state.memory)
-
-    return terms
-
-
 def mean_risk(seen: Seen) -> jax.Array:
     """(1/E) Σ R_e over the environments that have a kept row."""
     return masked_average(seen.risks, seen.present)
@@ -235,8 +128,3 @@ def mean_risk(seen: Seen) -> jax.Array:
 def pooled_risk(seen: Seen) -> jax.Array:
     """Mean cross-entropy over all kept rows of all environments."""
     return masked_average(cross_entropy(seen.logits, seen.targets), seen.mask)
-
-
-def weight_of(state: AlgorithmState) -> jax.Array:
-    """The setting `penalty_weight`, at every step."""
-    return state.settings["penalty_weight"]

@@ -16,13 +16,9 @@ from jopt.objectives.environments._algorithm import (
     annealed,
     at_step,
 )
-from jopt.objectives.environments._forward import (
-    Seen,
-    Terms,
-    algorithm_of,
-    check_rows,
-    with_penalty,
-)
+from jopt.objectives.environments._between import variance_between
+from jopt.objectives.environments._build import Terms, algorithm_of, with_penalty
+from jopt.objectives.environments._forward import Seen, check_rows
 
 # E environments; B rows of each; C classes.
 
@@ -151,20 +147,10 @@ def vrex(
     return algorithm_of(
         model,
         with_penalty(
-            lambda state, seen: risk_variance(seen.risks, seen.present),
+            lambda state, seen: variance_between(seen.risks, seen.present),
             lambda state: annealed(state, 1.0),
         ),
         {"penalty_weight": penalty_weight, "anneal_steps": anneal_steps},
         resets_optimizer=at_step("anneal_steps"),
         **options,
     )
-
-
-def risk_variance(risks_E: jax.Array, present_E: jax.Array | None = None) -> jax.Array:
-    """(1/E) Σ (R_e − R̄)^2, over the environments that are present.
-
-    >>> f"{risk_variance(jnp.array([0.2, 0.6, 1.0])):.7f}"
-    '0.1066667'
-    """
-    mean = masked_average(risks_E, present_E)
-    return masked_average(jnp.square(risks_E - mean), present_E)

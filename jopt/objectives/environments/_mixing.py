@@ -17,7 +17,8 @@ from jopt.objectives.environments._algorithm import (
     AlgorithmState,
     initial_state,
 )
-from jopt.objectives.environments._forward import Terms, look, mean_risk, metrics_of
+from jopt.objectives.environments._build import Terms, metrics_of
+from jopt.objectives.environments._forward import look, mean_risk
 
 # E environments; B rows of each.
 

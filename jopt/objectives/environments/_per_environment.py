@@ -16,7 +16,7 @@ from jopt.objectives.environments._algorithm import (
     AlgorithmState,
     initial_state,
 )
-from jopt.objectives.environments._forward import weight_of
+from jopt.objectives.environments._build import weight_of
 from jopt.objectives.environments._risks import erm
 
 # E environments.
