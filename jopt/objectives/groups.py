@@ -18,11 +18,11 @@ class Groups(NamedTuple):
     """Sums of each group, (G,).
 
     Attributes:
-        count: examples, weighted by a mask.
+        examples: their number, weighted by a mask.
         correct: hits.
     """
 
-    count: jax.Array
+    examples: jax.Array
     correct: jax.Array
 
 
@@ -36,7 +36,7 @@ def group_sums(
     """The sums of some examples; one whose group is not in 0 .. G − 1 counts nowhere.
 
     >>> groups = group_sums(jnp.array([1.0, 0.0, 1.0]), jnp.array([0, 0, 2]), 3)
-    >>> groups.count.tolist(), groups.correct.tolist()
+    >>> groups.examples.tolist(), groups.correct.tolist()
     ([2.0, 0.0, 1.0], [1.0, 0.0, 1.0])
     """
     weight_N = jnp.ones(len(group_N)) if mask is None else mask.astype(jnp.float32)
@@ -55,8 +55,10 @@ def group_accuracies(groups: Groups) -> jax.Array:
     >>> group_accuracies(Groups(jnp.array([2.0, 0.0]), jnp.array([1.0, 0.0]))).tolist()
     [0.5, nan]
     """
-    some = groups.count > 0
-    return jnp.where(some, groups.correct / jnp.where(some, groups.count, 1.0), jnp.nan)
+    some = groups.examples > 0
+    return jnp.where(
+        some, groups.correct / jnp.where(some, groups.examples, 1.0), jnp.nan
+    )
 
 
 def worst_group_accuracy(groups: Groups) -> jax.Array:

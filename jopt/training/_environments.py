@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,10 +20,9 @@ def environment_oracle(algorithm: Algorithm, num_environments: int) -> Oracle:
 
     The gradient is that of the algorithm's loss; or what its `combine` makes of the
     gradients of the environments; or these as they are, (E, ...), for an algorithm
-    whose `around` takes them. In the last case `Gradients.grad_fn` is a function of
-    parameters and the number of an environment, which `fish` calls
-    `environment_grad_fn`; otherwise of parameters, as ever. Where a guard undoes a
-    step, the algorithm's state is that before it: its schedules count steps taken.
+    whose `around` takes them. In the last case there is an `environment_grad_fn` for
+    it. Where a guard undoes a step, the algorithm's state is that before it: its
+    schedules count steps taken.
 
     >>> from jopt.models import mlp
     >>> from jopt.objectives.environments import irm
@@ -75,8 +73,10 @@ def environment_oracle(algorithm: Algorithm, num_environments: int) -> Oracle:
                 algorithm, params, model_state, oracle_state, batch, key, environment
             )
 
-        grad_fn: Callable[..., Any] = at if algorithm.around else lambda p: one(p)[1]
         value, grads, aux, state = one(params)
-        return Gradients(value, grads, aux, None, grad_fn), state
+        found = Gradients(value, grads, aux, None, lambda other: one(other)[1])
+        if algorithm.around is not None:
+            found = found._replace(environment_grad_fn=at)
+        return found, state
 
     return Oracle(init, apply)

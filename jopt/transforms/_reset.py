@@ -15,7 +15,6 @@ from jopt.tree import PyTree
 
 # Fields that belong to a schedule and not to what was seen of gradients.
 _SCHEDULES: dict[type, tuple[str, ...]] = {
-    optax.ScaleByScheduleState: ("count",),
     optax.InjectStatefulHyperparamsState: (
         "count",
         "hyperparams",
@@ -39,8 +38,8 @@ def reset_state(
 
     Moments and averages are those of `tx.init(params)`; parameters are not touched, and
     schedules go on: the counters of learning rates, decays and momenta that follow a
-    schedule stay, also under `optax.inject_hyperparams`. Where `reset` is false the
-    state stays as it is.
+    schedule stay, those of Optax and of jopt, also under `optax.inject_hyperparams`.
+    Where `reset` is false the state stays as it is.
 
     Args:
         tx: whose state this is.

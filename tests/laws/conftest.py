@@ -224,8 +224,9 @@ CASES = (
     Case(
         "torch_rmsprop",
         torch_rmsprop,
-        RATE | {"alpha": 0.9, "eps": 0.01, "momentum": 0.9},
-        (*RATE, "alpha", "eps", "momentum"),
+        # No decay: where it is coupled, a zero gradient is no zero direction.
+        {"learning_rate": 0.01, "alpha": 0.9, "eps": 0.01, "momentum": 0.9},
+        ("learning_rate", "alpha", "eps", "momentum"),
         slow=True,
     ),
     Case("sign_sgd", jopt.sign_sgd, RATE, tuple(RATE), scale_free=True, slow=True),

@@ -20,7 +20,7 @@ def test_groups_agree_with_numpy():
     each = [HIT[(e == GROUP) & (mask > 0)].mean() for e in some]
     accuracies = by_group.group_accuracies(found)
     np.testing.assert_allclose(accuracies[jnp.array(some)], each, rtol=1e-6)
-    assert np.isnan(accuracies[4]) and found.count[4] == 0
+    assert np.isnan(accuracies[4]) and found.examples[4] == 0
     np.testing.assert_allclose(by_group.worst_group_accuracy(found), min(each), 1e-6)
     np.testing.assert_allclose(
         by_group.percentile_accuracy(found, 10), np.percentile(each, 10), rtol=1e-5

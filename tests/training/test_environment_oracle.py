@@ -88,7 +88,7 @@ def test_grad_fn_is_of_other_parameters_or_of_one_environment():
     assert state.combine.settings["threshold"] == 1
     oracle = environment_oracle(build_algorithm("fish", MODEL), 2)
     found, _ = oracle.apply(oracle.init(PARAMS), PARAMS, {}, BATCH, KEY)
-    second = jax.jit(found.grad_fn)(PARAMS, jnp.int32(1))
+    second = jax.jit(found.environment_grad_fn)(PARAMS, jnp.int32(1))
     assert_close(jax.tree.map(lambda g: g[1], found.grads), second)
 
 
@@ -101,7 +101,10 @@ def test_fish_takes_its_gradients_from_the_oracle():
     def step(params, opt_state, state):
         found, state = oracle.apply(state, params, {}, BATCH, KEY)
         updates, _ = tx.update(
-            found.grads, opt_state, params, environment_grad_fn=found.grad_fn
+            found.grads,
+            opt_state,
+            params,
+            environment_grad_fn=found.environment_grad_fn,
         )
         return optax.apply_updates(params, updates)
 

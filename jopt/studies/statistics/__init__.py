@@ -11,6 +11,7 @@ from jopt.studies.statistics._aggregates import (
     optimality_gap,
     probability_of_improvement,
     stratified_interval,
+    win_rate,
 )
 from jopt.studies.statistics._budget import expected_best
 from jopt.studies.statistics._fits import (
@@ -72,4 +73,5 @@ __all__ = [
     "time_ratios",
     "time_to_target_profile",
     "time_to_target_score",
+    "win_rate",
 ]

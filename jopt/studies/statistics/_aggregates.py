@@ -77,6 +77,16 @@ def stratified_interval(
     )
 
 
+def win_rate(first_N: ArrayLike, second_M: ArrayLike) -> float:
+    """[#(x > y) + ½ #(x = y)] / (n m), over all pairs of runs of one task.
+
+    >>> round(win_rate([1, 2, 3], [0, 2, 2]), 6)
+    0.666667
+    """
+    x_N1, y_M = _runs(first_N)[:, None], _runs(second_M)
+    return float((x_N1 > y_M).mean() + (x_N1 == y_M).mean() / 2)
+
+
 def probability_of_improvement(
     first_TN: Sequence[ArrayLike],
     second_TM: Sequence[ArrayLike],
@@ -87,8 +97,8 @@ def probability_of_improvement(
 ) -> Interval:
     """P(X > Y): how often a run of the first method has a higher score.
 
-    The mean over tasks of [#(x > y) + ½ #(x = y)] / (n m), over all pairs of runs of a
-    task, with the bootstrap of `stratified_interval` over the runs of both methods.
+    The mean over tasks of `win_rate`, with the bootstrap of `stratified_interval` over
+    the runs of both methods.
 
     Fails: `ValueError` for different numbers of tasks.
 
@@ -104,18 +114,13 @@ def probability_of_improvement(
 
     def probability(drawn: Sequence[np.ndarray]) -> float:
         pairs = zip(drawn[: len(first)], drawn[len(first) :], strict=True)
-        return float(np.mean([_wins(x, y) for x, y in pairs]))
+        return float(np.mean([win_rate(x, y) for x, y in pairs]))
 
     return _bootstrapped(probability, [*first, *second], level, resamples, seed)
 
 
 def _runs(scores: ArrayLike) -> np.ndarray:
     return np.ravel(np.asarray(scores, np.float64))
-
-
-def _wins(x_N: np.ndarray, y_M: np.ndarray) -> float:
-    x_N1 = x_N[:, None]
-    return float((x_N1 > y_M).mean() + (x_N1 == y_M).mean() / 2)
 
 
 def _bootstrapped(
