@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jopt.errors import check_choice
 from jopt.models import Model
 from jopt.objectives._cross_entropy import masked_average
 from jopt.objectives.environments._algorithm import (
@@ -29,7 +30,7 @@ from jopt.objectives.environments._forward import (
     check_rows,
     mean_risk,
 )
-from jopt.objectives.environments._invariance import irm_penalty
+from jopt.objectives.environments._invariance import ESTIMATORS, irm_penalty
 
 # E environments; N rows of each; D features; G kernels.
 
@@ -201,6 +202,7 @@ def ib_irm(
     >>> ib_irm(mlp({}), irm_anneal_steps=7).init({}, 2).settings["irm_anneal_steps"]
     Array(7., dtype=float32)
     """
+    check_choice("estimator", estimator, ESTIMATORS)
 
     def terms(state: AlgorithmState, seen: Seen) -> Terms:
         width, slope = _bottleneck(seen), irm_penalty(seen, estimator)

@@ -64,7 +64,7 @@ def irm(
     >>> value.round(4), aux.metrics["penalty"]  # the head starts at zero
     (Array(2.3026, dtype=float32), Array(0., dtype=float32))
     """
-    check_choice("irm_penalty", estimator, ESTIMATORS)
+    check_choice("estimator", estimator, ESTIMATORS)
     plain = with_penalty(
         lambda state, seen: irm_penalty(seen, estimator),
         lambda state: annealed(state, 1.0),
@@ -89,7 +89,7 @@ def irm(
 def irm_penalty(seen: Seen, estimator: str) -> jax.Array:
     """(1/E) Σ P_e of what a model says of a batch."""
     if estimator == "split":
-        check_rows("irm_penalty = split", seen.mask.shape[1], 2)
+        check_rows("estimator = split", seen.mask.shape[1], 2)
     penalties = irm_penalties(seen.logits, seen.targets, seen.mask, estimator)
     return masked_average(penalties, seen.present)
 
