@@ -1,6 +1,8 @@
 """Objectives: losses over models, as pure functions of parameters and a batch."""
 
 from jopt.objectives import calibration as calibration
+from jopt.objectives import environments as environments
+from jopt.objectives import groups as groups
 from jopt.objectives._aux import Aux as Aux
 from jopt.objectives._classification import LOSSES as LOSSES
 from jopt.objectives._classification import classification as classification
@@ -14,6 +16,8 @@ __all__ = [
     "calibration",
     "classification",
     "classification_sums",
+    "environments",
+    "groups",
     "language_model",
     "language_model_sums",
 ]

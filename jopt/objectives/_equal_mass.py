@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jopt.errors import ConfigError
 from jopt.objectives._bins import Bins, expected_error
 
 # N examples.
@@ -17,7 +18,7 @@ def adaptive_ece(
     """The error with bins of equal mass: rank r of N in bin floor(r num_bins / N).
 
     Examples are sorted by confidence, ties as they come. On the host, in float64; give
-    what the mask keeps, of all batches.
+    what the mask keeps, of all batches. Fails: `ConfigError` for a NaN.
 
     >>> adaptive_ece([0.5, 0.9, 0.6, 1.0], [1, 1, 0, 1], num_bins=2).__round__(3)
     0.05
@@ -46,6 +47,11 @@ def sweep_ece(confidence_N: Any, correct_N: Any, *, norm: float = 1) -> float:
 
 def _equal_mass(confidence_N: Any, correct_N: Any, num_bins: int) -> Bins:
     confidence = np.asarray(confidence_N, np.float64)
+    if np.isnan(confidence).any():
+        raise ConfigError(
+            f"{np.isnan(confidence).sum()} of {len(confidence)} confidences are NaN, "
+            "which cannot be sorted; leave those examples out, or see why they are"
+        )
     order = np.argsort(confidence, kind="stable")
     # The first rank of each bin.
     first = -(-np.arange(num_bins + 1) * len(order) // num_bins)

@@ -3,7 +3,8 @@
 An example with probabilities p_k and class y has the confidence max_k p_k and is a hit
 where that k is y. What is a function of `Bins` is mergeable: add the sums of batches,
 hosts or splits, then compute. Equal-mass bins need all scores at once; `adaptive_ece`
-and `sweep_ece` are for arrays on the host. NaN among probabilities makes a figure NaN.
+and `sweep_ece` are for arrays on the host, and refuse NaN. What may be compiled cannot
+raise: NaN among probabilities makes those figures NaN.
 
 Naeini et al., 2015 (ECE); Guo et al., 2017, arXiv 1706.04599 (temperature); Nixon et
 al., 2019, arXiv 1904.01685 (adaptive and thresholded); Kull et al., 2019, arXiv
@@ -33,6 +34,15 @@ from jopt.objectives._equal_mass import sweep_ece as sweep_ece
 from jopt.objectives._temperature import fit_temperature as fit_temperature
 
 # N examples; C classes; K bins.
+
+
+def two_logits(logit_N: jax.Array) -> jax.Array:
+    """The logits (N, 2) of two classes from one: 0, and the logit of class 1.
+
+    >>> jax.nn.softmax(two_logits(jnp.array([0.0]))).tolist()
+    [[0.5, 0.5]]
+    """
+    return jnp.stack([jnp.zeros_like(logit_N), logit_N], axis=-1)
 
 
 def scores(

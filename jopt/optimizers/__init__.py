@@ -38,6 +38,7 @@ from jopt.optimizers._smoothness import adgd, delta_sgd
 from jopt.optimizers._soap import soap, soap_muon
 from jopt.optimizers._spec_sign import spec_sign
 from jopt.optimizers._table import Row, explain
+from jopt.optimizers._torch_forms import torch_adam, torch_rmsprop, torch_sgd
 
 __all__ = [
     "CATALOG",
@@ -89,4 +90,7 @@ __all__ = [
     "spec_sign",
     "spectral_and_fallback",
     "streaming_diloco",
+    "torch_adam",
+    "torch_rmsprop",
+    "torch_sgd",
 ]

@@ -25,6 +25,7 @@ from jopt.optimizers._sign_muon import lion_muon, sign_muon
 from jopt.optimizers._smoothness import adgd, delta_sgd
 from jopt.optimizers._soap import soap, soap_muon
 from jopt.optimizers._spec_sign import spec_sign, spec_sign_needs
+from jopt.optimizers._torch_forms import torch_adam, torch_rmsprop, torch_sgd
 
 # Arguments that a rule cannot set: they follow from the model and the mesh.
 FROM_MODEL = frozenset({"matrix_specs", "shardings"})
@@ -98,6 +99,9 @@ EXTRA_ARGS = frozenset(
 CATALOG: dict[str, Entry] = {
     "sgd": Entry(optax.sgd),
     "adamw": Entry(optax.adamw),
+    "torch_sgd": Entry(torch_sgd),
+    "torch_rmsprop": Entry(torch_rmsprop),
+    "torch_adam": Entry(torch_adam),
     "muon": Entry(muon.matrices, scale_free=True, spectral=True),
     "sign_sgd": Entry(sign_sgd, scale_free=True, signs=True),
     "normuon": Entry(normuon.matrices, scale_free=True, spectral=True),

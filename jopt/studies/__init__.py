@@ -1,5 +1,6 @@
 """Sweeps, comparisons and named studies over training runs."""
 
+from jopt.studies._algorithm_spaces import algorithm_space
 from jopt.studies._definition import arm, default_sweep
 from jopt.studies._flatness import compare_cost, compare_flatness
 from jopt.studies._methods import compare_methods, compare_on_language
@@ -7,6 +8,7 @@ from jopt.studies._samplers import sample
 from jopt.studies._space import (
     Dist,
     choice,
+    clipped,
     conditional,
     fixed,
     int_log_uniform,
@@ -18,8 +20,10 @@ from jopt.studies._space import (
 
 __all__ = [
     "Dist",
+    "algorithm_space",
     "arm",
     "choice",
+    "clipped",
     "compare_cost",
     "compare_flatness",
     "compare_methods",

@@ -34,7 +34,8 @@ class Row:
 class Pair:
     """The side with the smaller mean against another; p-values of "it is better".
 
-    Difference and interval are NaN where a run diverged.
+    Difference and interval are NaN where a run diverged. The win rate is the share of
+    all pairs of seeds, equal or not, in which the first is smaller; ties count a half.
     """
 
     first: str
@@ -42,6 +43,7 @@ class Pair:
     difference: float
     low: float
     high: float
+    win_rate: float
     pvalue: float
     adjusted: float
     claimed: bool
@@ -183,6 +185,7 @@ def _pairs(
             difference=difference,
             low=low,
             high=high,
+            win_rate=statistics.win_rate(-values[i], -values[j]),
             pvalue=float(pvalues[place]),
             adjusted=float(adjusted[place]),
             claimed=claims and bool(adjusted[place] <= LEVEL),

@@ -98,6 +98,15 @@ def conditional(probability: float, dist: Dist, otherwise: Any = 0.0) -> Dist:
     return Dist("conditional", (probability, dist, otherwise))
 
 
+def clipped(dist: Dist, high: float) -> Dist:
+    """`dist`, with every value above `high` put there.
+
+    >>> clipped(int_log_uniform(1, 10_000), 500).at(0.9)
+    500
+    """
+    return Dist("clipped", (dist, high))
+
+
 def nested(values: Mapping[str, Any]) -> ConfigDict:
     """A config from dotted keys, as search spaces and overrides are written.
 
@@ -159,4 +168,5 @@ _QUANTILES: dict[str, Callable[..., Any]] = {
     "choice": lambda u, *values: values[int(u * len(values))],
     "fixed": lambda u, value: value,
     "conditional": _conditional,
+    "clipped": lambda u, dist, high: min(dist.at(u), high),
 }

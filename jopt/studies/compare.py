@@ -86,7 +86,8 @@ def as_csv(found: Comparison) -> str:
     """One number a line, in full: first, second (of a pair), quantity, value."""
     of_rows = ["tuning", "seeds", "diverged", "mean", "error"]
     of_rows += ["steps_to_target", "secs_to_target", "step_secs"]
-    of_pairs = ("difference", "low", "high", "pvalue", "adjusted", "claimed")
+    of_pairs = ["difference", "low", "high", "win_rate"]
+    of_pairs += ["pvalue", "adjusted", "claimed"]
     lines = [
         *(
             (row.name, "", name, getattr(row, name))
@@ -130,12 +131,13 @@ def _rows(found: Comparison) -> Table:
 
 
 def _pairs(found: Comparison) -> Table:
-    header = ["", "difference", "95 % interval", "p", "p (Holm)", "claim"]
+    header = ["", "difference", "95 % interval", "wins", "p", "p (Holm)", "claim"]
     return header, [
         [
             f"{pair.first} - {pair.second}",
             _number(pair.difference),
             "-" if math.isnan(pair.low) else f"{pair.low:.4f} to {pair.high:.4f}",
+            f"{pair.win_rate:.2f}",
             _pvalue(pair.pvalue),
             _pvalue(pair.adjusted),
             f"{pair.first} is better" if pair.claimed else "none",
@@ -152,7 +154,8 @@ def _notes(found: Comparison) -> list[str]:
     ]
     if found.pairs:
         notes.append(
-            "Difference: paired by seed, mean and percentile bootstrap. p: one-sided "
+            "Difference: paired by seed, mean and percentile bootstrap. Wins: share "
+            "of all pairs of seeds in which the first is smaller. p: one-sided "
             f"paired t-test; Holm over the {found.tests} ordered pairs, claims at "
             f"{LEVEL}."
         )

@@ -33,6 +33,8 @@ class Gradients(NamedTuple):
         grad_fn: `grad_fn(params)`, the gradient on the same window at other parameters.
         activation_grams: weight path -> C_A of the whole window, see `Grams`; None
             unless asked for.
+        environment_grad_fn: `environment_grad_fn(params, e)`, the gradient on the rows
+            of environment e alone; None unless `grads` are those of environments.
     """
 
     value: jax.Array
@@ -41,6 +43,7 @@ class Gradients(NamedTuple):
     half_difference: PyTree | None
     grad_fn: Callable[[PyTree], PyTree]
     activation_grams: dict[str, jax.Array] | None = None
+    environment_grad_fn: Callable[[PyTree, jax.Array], PyTree] | None = None
 
 
 class Oracle(NamedTuple):

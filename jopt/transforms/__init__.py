@@ -37,6 +37,7 @@ from jopt.transforms._counted import CountedGeometry, CountedState, counted_desc
 from jopt.transforms._dion import DionState, scale_by_dion
 from jopt.transforms._dion2 import scale_by_dion2
 from jopt.transforms._dispatch import map_stacks
+from jopt.transforms._environments import FishState, and_mask, fish, sand_mask
 from jopt.transforms._floor import update_floor
 from jopt.transforms._geometry_switch import scale_by_geometry_switch
 from jopt.transforms._gradient_pairs import GradFn
@@ -75,6 +76,7 @@ from jopt.transforms._orthogonalization import scale_by_orthogonalization
 from jopt.transforms._polar import PolarMap, checked, guarded, polar_map
 from jopt.transforms._preconditioned_ascent import preconditioned_ascent
 from jopt.transforms._qk_clip import QkClipState, qk_clip
+from jopt.transforms._reset import reset_state
 from jopt.transforms._sam import (
     esam_value_and_grad,
     functional_sam_value_and_grad,
@@ -194,6 +196,7 @@ __all__ = [
     "Evaluated",
     "Exchange",
     "Fallback",
+    "FishState",
     "GeometryName",
     "GradFn",
     "GradientPair",
@@ -230,6 +233,7 @@ __all__ = [
     "ae_sam",
     "alternate",
     "alternating_schedule",
+    "and_mask",
     "asam_ascent",
     "ascent_rule",
     "balanced",
@@ -251,6 +255,7 @@ __all__ = [
     "esam_value_and_grad",
     "f_sam_direction",
     "find_spec",
+    "fish",
     "followed_by",
     "functional_sam_value_and_grad",
     "gsam",
@@ -285,10 +290,12 @@ __all__ = [
     "radius_schedule",
     "read_choices",
     "read_specs",
+    "reset_state",
     "resolve_specs",
     "robust_zscore",
     "root_mean_square",
     "sam_value_and_grad",
+    "sand_mask",
     "scale_by_dion",
     "scale_by_dion2",
     "scale_by_geometry_switch",

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import jopt
-from jopt.optimizers import build
+from jopt.optimizers import build, torch_rmsprop
 from jopt.optimizers._options import takes_options_of
 from jopt.tree import map_named
 
@@ -232,6 +232,14 @@ SMOOTH = {"init_step_size": 0.01, "gamma": 2.0, "delta": 0.1, "eps": 1e-8}
 
 CASES = (
     Case("adamw", optax.adamw, RATE | {"b1": 0.9}, (*RATE, "b1"), slow=True),
+    Case(
+        "torch_rmsprop",
+        torch_rmsprop,
+        # No decay: where it is coupled, a zero gradient is no zero direction.
+        {"learning_rate": 0.01, "alpha": 0.9, "eps": 0.01, "momentum": 0.9},
+        ("learning_rate", "alpha", "eps", "momentum"),
+        slow=True,
+    ),
     Case("sign_sgd", jopt.sign_sgd, RATE, tuple(RATE), scale_free=True, slow=True),
     Case(
         "sharpness_aware",

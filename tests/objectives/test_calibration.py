@@ -191,3 +191,36 @@ def test_a_temperature_at_the_end_of_its_interval_warns(drawn):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cal.fit_temperature(logits, labels)
+
+
+def test_one_logit_is_two_classes(drawn):
+    logit = jnp.asarray(drawn[0][:, 0])
+    labels = drawn[1] % 2
+    p = jax.nn.sigmoid(logit)
+    two = jax.nn.softmax(cal.two_logits(logit))
+    np.testing.assert_allclose(two, np.stack([1 - p, p], 1), rtol=1e-5, atol=1e-6)
+    nats = -np.log(np.where(labels == 1, p, 1 - p)).mean()
+    np.testing.assert_allclose(cal.nll(cal.two_logits(logit), labels), nats, rtol=1e-5)
+
+
+def test_a_class_that_is_absent_has_its_own_error():
+    """No example is of class 2: its error is its mean probability."""
+    p = jnp.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3]])
+    bins = cal.class_bin_sums(p, jnp.array([0, 1]), num_bins=1)
+    assert bins.correct[2] == 0
+    np.testing.assert_allclose(cal.expected_error(bins)[2], 0.2, rtol=1e-6)
+
+
+def test_confidences_that_are_equal_or_not_numbers():
+    """Ties stay in their order: ranks 0, 1 in the first bin and 2, 3 in the second."""
+    assert cal.adaptive_ece([0.5] * 4, [1, 1, 0, 0], num_bins=2) == 0.5
+    for figure in (cal.adaptive_ece, cal.sweep_ece):
+        with pytest.raises(ConfigError, match="1 of 2 confidences are NaN"):
+            figure([0.5, np.nan], [1, 0])
+
+
+def test_no_error_is_above_the_maximum(drawn):
+    logits, labels, _ = drawn
+    bins = cal.bin_sums(*cal.scores(jax.nn.softmax(jnp.asarray(logits)), labels))
+    assert cal.expected_error(bins) <= cal.expected_error(bins, norm=2)
+    assert cal.expected_error(bins, norm=2) <= cal.maximum_error(bins)

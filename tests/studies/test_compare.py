@@ -89,6 +89,7 @@ def test_a_difference_far_beyond_its_spread_is_claimed(at, capsys):
         ("a", "", "secs_to_target"): 1.5,
         ("a", "", "step_secs"): 0.1,
         ("a", "b", "difference"): (a - b).mean(),
+        ("a", "b", "win_rate"): 1,
         ("a", "b", "pvalue"): p,
         ("a", "b", "adjusted"): 2 * p,
     }.items():

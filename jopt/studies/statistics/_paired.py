@@ -1,4 +1,4 @@
-"""Statistics of comparisons: arrays in, arrays out. Smaller values are better.
+"""Paired seeds of several arms, and what may be claimed of them. Smaller is better.
 
 Shapes: `...` any number of leading axes (simulations), k arms, n seeds (the last axis).
 """
