@@ -132,7 +132,7 @@ def _workload(args: argparse.Namespace):
         from jopt.tree import count
 
         plan = _plan(args.config)
-        params = count(plan.shapes.params)
+        params = count(plan.params)
         per_item = plan.model.flops_per_token(plan.config.data.seq_len)
         flops = plan.items(plan.config.train.batch_size) * per_item
     return Workload(
