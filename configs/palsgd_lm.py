@@ -1,4 +1,4 @@
-"""TODO
+"""Byte language model on 38 plays (not measured yet).
 
 python train.py --config=configs/palsgd_lm.py
 """

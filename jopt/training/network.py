@@ -148,12 +148,15 @@ def _workload(args: argparse.Namespace):
 
 def _plan(reference: str, replica: int = 1):
     """The plan of a config on one device for each site."""
+    from jopt.training._config import default_config
     from jopt.training._flags import load_config
     from jopt.training._plan import make_plan, resolve
 
     config = load_config(reference)
     mesh = {"replica": replica, "data": 1, "fsdp": 1, "tensor": 1}
     config.mesh.update({**mesh, "slow": {"data": 1, "fsdp": 1}})
+    # The synchronous step, to which methods are compared.
+    config.local_updates = default_config().local_updates
     return make_plan(resolve(config))
 
 
