@@ -87,8 +87,8 @@ def open_run(folder: Path) -> Iterator[ProbedRun]:
     with reopened(folder) as (plan, source, checkpoints):
         if plan.replicas is not None:
             raise ConfigError(
-                f"{folder} has local_updates.name = "
-                f"{plan.config.local_updates.name!r}: a probe follows one model and its "
-                f"optimizer, and there are {plan.replicas.local.num_replicas} of them"
+                f"{folder} has {plan.replicas.local.num_replicas} replicas "
+                f"(local_updates.name = {plan.config.local_updates.name!r}), and a "
+                "probe follows one model with its optimizer; probe a run without them"
             )
         yield ProbedRun(folder, plan, source, checkpoints)

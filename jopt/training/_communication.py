@@ -79,7 +79,7 @@ def model(replicas: Replicas, params: PyTree, buffers: PyTree) -> Model:
         params: shapes of one model, with shardings.
         buffers: shapes of what it carries along untrained.
     """
-    settings, number = replicas.local.settings, replicas.local.num_replicas
+    settings, places = replicas.local.settings, _places(replicas)
     anchor = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), jnp.float32),
         params,
@@ -91,28 +91,35 @@ def model(replicas: Replicas, params: PyTree, buffers: PyTree) -> Model:
     sends[-1] += (means,)
     together = (("all-reduce", size_bytes(anchor)), means)
     return Model(
-        tuple(_payload(one, number) for one in sends), _payload(together, number)
+        tuple(_payload(one, places) for one in sends), _payload(together, places)
     )
 
 
-def _exchanged(replicas: Replicas, part: PyTree) -> Sends:
+def _places(replicas: Replicas) -> int:
+    """How many devices meet; simulated replicas are taken to have one each."""
+    mesh = replicas.local.settings.places.mesh
+    return replicas.local.num_replicas if mesh is None else mesh.shape["replica"]
+
+
+def _exchanged(replicas: Replicas, fragment: PyTree) -> Sends:
     settings, number = replicas.local.settings, replicas.local.num_replicas
     if settings.shard_outer:
-        whole = size_bytes(part)
-        return (("reduce-scatter", whole // number), ("all-gather", whole))
-    return settings.exchange.sends(part, number)
+        whole = size_bytes(fragment)
+        part = whole // _places(replicas)
+        return (("reduce-scatter", part), ("all-gather", whole))
+    return settings.exchange.sends(fragment, number)
 
 
-def _payload(sends: Sends, number: int) -> Payload:
+def _payload(sends: Sends, places: int) -> Payload:
     return Payload(
         sum(size for _, size in sends),
-        sum(_on_ring(kind, number, size) for kind, size in sends),
+        sum(_on_ring(kind, places, size) for kind, size in sends),
     )
 
 
-def _on_ring(kind: str, number: int, result: float) -> float:
-    whole = result * number if kind == "reduce-scatter" else result
-    return ring_bytes(kind, number, whole)
+def _on_ring(kind: str, places: int, result: float) -> float:
+    whole = result * places if kind == "reduce-scatter" else result
+    return ring_bytes(kind, places, whole)
 
 
 def sent(

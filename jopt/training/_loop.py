@@ -75,7 +75,7 @@ class Loop:
         self._sizes: BatchSizes
         self._compiled: set[Callable[..., Any]] = set()
         self._pending: _Pending | None = None
-        self._loss = 0.0  # the last that was read
+        self._loss = math.nan  # the last that was read
         self._rates = LearningRates(plan.config)
         self._clock = Clock()
         self.curvature: dict[str, float] = {}  # the last that was measured
@@ -229,8 +229,9 @@ class Loop:
         )
         self._check_perturbation(step, metrics)
         # Where all replicas were pulled in this step, none has computed a loss.
-        loss = self._loss = metrics.get("train/loss", self._loss)
-        if not math.isfinite(loss) and not self._guarded:
+        known = "train/loss" in metrics
+        loss = self._loss = metrics["train/loss"] if known else self._loss
+        if known and not math.isfinite(loss) and not self._guarded:
             raise DivergedError(
                 f"the training loss is {loss} at step {step}; the last good state is "
                 f"step {self._checkpoints.latest()} in {self._folder.checkpoints}"

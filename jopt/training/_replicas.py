@@ -137,16 +137,15 @@ class Replicas:
                 **{f"train/{k}": x for k, x in gradients.aux.metrics.items()},
                 "train/grad_norm": global_norm(gradients.grads),
             }
-            args = extra_args(optimizer.needs, gradients, key, {})
             return Evaluated(
                 gradients.value,
                 gradients.grads,
                 gradients.aux.model_state,
                 metrics,
-                args,
+                extra_args(optimizer.needs, gradients, key, {}),
             )
 
-        def step(state: TrainState, batch: dict[str, jax.Array]):
+        def step(state: TrainState, batch: dict[str, jax.Array]) -> After:
             key = step_key(state)
             keys_R = jax.vmap(lambda r: jax.random.key_data(jax.random.fold_in(key, r)))
             given = {
@@ -181,8 +180,7 @@ class Replicas:
         found = {f"{PREFIX}/{name}": local.metrics[name] for name in _MEETINGS}
         warm = jnp.minimum(local.count, self.local.settings.rounds.warmup)
         common = {f"{PREFIX}/warm_steps": warm.astype(jnp.float32)}
-        own = self.local.settings.exchange.own_anchors
-        if own:
+        if self.local.settings.exchange.own_anchors:
             return ReplicaMetrics(found, common)
         return ReplicaMetrics({}, found | common)
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jopt import models
-from jopt.errors import CheckpointError, ReportError, print_error
+from jopt.errors import CheckpointError, ConfigError, ReportError, print_error
 from jopt.parallel import is_first, whole
 from jopt.reporting import (
     Console,
@@ -181,8 +181,13 @@ def _leave_stalled(secs: float, folder: RunFolder, log: MetricsLog) -> None:
 
 def _write_communication(plan: Plan, folder: RunFolder) -> None:
     """What was counted in the programs of this attempt, beside the model."""
-    if plan.programs is not None:
+    if plan.programs is None:
+        return
+    try:
         rows = [row._asdict() for row in plan.programs.sent()]
+    except ConfigError as error:
+        print(f"{folder.communication} was not written: {error}", file=sys.stderr)
+    else:
         write_text(folder.communication, csv_text(rows))
 
 
