@@ -19,8 +19,8 @@ published one, but most rows of the embedding are never read. Give the stories a
 ResNet-50: SGD with Nesterov momentum .875, 90 epochs, 3 of them warm-up, then a cosine
 to 0; p = .1 and 100 data-parallel steps, the defaults of its parser. Our choices: 1024
 images a step at the rate 1, H = 64, kappa = .02 (a pull then goes a fifth of the way at
-the peak; above .1 it would go too far), outer Nesterov .4 and .9 (theirs warms up and decays to .1). Their decay
-of 2^-15 is left out: `sgd` has none.
+the peak; above .1 it would go too far), outer Nesterov .4 and .9 (theirs warms up and
+decays to .1). Their decay of 2^-15 is left out: `sgd` has none.
 """
 
 from jopt import models
