@@ -9,6 +9,9 @@ from jopt.errors import check_choice
 from jopt.models._cnn import CnnConfig as CnnConfig
 from jopt.models._cnn import cnn as cnn
 from jopt.models._generate import generate as generate
+from jopt.models._gpt_neo import GPT_NEOS as GPT_NEOS
+from jopt.models._gpt_neo import GptNeoConfig as GptNeoConfig
+from jopt.models._gpt_neo import gpt_neo as gpt_neo
 from jopt.models._linen import linen_model as linen_model
 from jopt.models._mlp import MlpConfig as MlpConfig
 from jopt.models._mlp import mlp as mlp
@@ -31,10 +34,12 @@ from jopt.models._vit import vit as vit
 
 __all__ = [
     "CATALOG",
+    "GPT_NEOS",
     "RESNETS",
     "SIZES",
     "VITS",
     "CnnConfig",
+    "GptNeoConfig",
     "MlpConfig",
     "Model",
     "ResnetConfig",
@@ -47,6 +52,7 @@ __all__ = [
     "cnn",
     "default_config",
     "generate",
+    "gpt_neo",
     "linen_model",
     "mlp",
     "nnx_model",
@@ -63,6 +69,7 @@ CATALOG = {
     "vgg": vgg,
     "vit": vit,
     "transformer_lm": transformer_lm,
+    "gpt_neo": gpt_neo,
 }
 
 

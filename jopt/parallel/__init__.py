@@ -37,7 +37,7 @@ from jopt.parallel._shardings import (
     shard_state,
 )
 from jopt.parallel._start import launcher, start_processes
-from jopt.parallel._together import settle, together
+from jopt.parallel._together import Together, settle, together
 
 __all__ = [
     "ARCHETYPES",
@@ -48,6 +48,7 @@ __all__ = [
     "Collective",
     "Network",
     "ShardingRule",
+    "Together",
     "all_reduce_seconds",
     "barrier",
     "batch_sharding",

@@ -22,7 +22,7 @@ def together(function: Callable[..., Any]) -> Callable[..., Any]:
     >>> together(sine) is sine
     True
     """
-    return function if jax.process_count() == 1 else _Together(function)
+    return function if jax.process_count() == 1 else Together(function)
 
 
 def settle(array: jax.Array) -> None:
@@ -48,12 +48,24 @@ def settle(array: jax.Array) -> None:
             pause = min(2 * pause, 1e-2)
 
 
-class _Together:
-    """`jax.jit` with a barrier between compilation and the first call."""
+class Together:
+    """`jax.jit` with a barrier between compilation and the first call.
+
+    Attributes:
+        programs: those that were compiled so far.
+
+    >>> sine = Together(jax.jit(jax.numpy.sin))
+    >>> float(sine(jax.numpy.zeros(()))), len(sine.programs)
+    (0.0, 1)
+    """
 
     def __init__(self, function: Any) -> None:
         self._function = function
         self._programs: dict[Any, jax.stages.Compiled] = {}
+
+    @property
+    def programs(self) -> list[jax.stages.Compiled]:
+        return list(self._programs.values())
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jopt.errors import ReportError
+from jopt.reporting._communication import HEAD, NOTES, communication
 from jopt.reporting._files import write_text
 from jopt.reporting._run_data import RunData
 from jopt.reporting._summary import (
@@ -93,6 +94,7 @@ def render(runs: Sequence[RunData], *, live: bool = False) -> str:
         "<section id='loss'><h2>Loss</h2></section>",
         f"<section id='events'>{events(runs)}</section>",
         _PLOTS,
+        communications(runs),
         _between(runs, groups),
         *_configs(runs, names),
         "</main>",
@@ -144,6 +146,21 @@ def events(runs: Sequence[RunData]) -> str:
         return "<p class='quiet'>No fault was met and no step was skipped.</p>"
     head = [*([] if alone else ["run"]), "mark", "what", "details"]
     return "<h2>What happened</h2>" + _table(rows, head, classes="events")
+
+
+def communications(runs: Sequence[RunData]) -> str:
+    """What the replicas of runs with local updates sent each other."""
+    alone = len(runs) == 1
+    rows = [
+        [*([] if alone else [name]), *row]
+        for run, name in _named(runs, distinct_names(runs))
+        for row in communication(run.folder)
+    ]
+    if not rows:
+        return ""
+    table = _table(rows, [*([] if alone else ["run"]), *HEAD])
+    title = "<section id='communication'><h2>Communication</h2>"
+    return f"{title}<p class='quiet'>{escape(NOTES)}</p>{table}</section>"
 
 
 _PLOTS = """

@@ -134,7 +134,7 @@ def _step(plan: Plan, shape: Shape) -> Callable[..., TrainState]:
         model = plan.model
         optimizer = build(
             config,
-            plan.shapes.params,
+            plan.params,
             matrix_specs=model.matrix_specs,
             attention=model.attention,
         )

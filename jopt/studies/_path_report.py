@@ -126,7 +126,7 @@ def _metrics(plan: Plan) -> tuple[Callable[..., dict[str, Any]], dict[str, float
     decays = weight_decays(plan)
     if not any(decays.values()):
         return _plain_point, decays
-    tree = map_named(lambda path, _: decays[path], plan.shapes.params)
+    tree = map_named(lambda path, _: decays[path], plan.params)
     return functools.partial(_decayed_point, decay=tree), decays
 
 

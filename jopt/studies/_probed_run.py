@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jopt.errors import CheckpointError
+from jopt.errors import CheckpointError, ConfigError
 from jopt.training._reopened import reopened
 
 if TYPE_CHECKING:
@@ -81,7 +81,14 @@ class ProbedRun:
 def open_run(folder: Path) -> Iterator[ProbedRun]:
     """Reads a run's config and builds what it trained.
 
-    Fails: `ConfigError` where there is no run, or one that this machine cannot build.
+    Fails: `ConfigError` where there is no run, one that this machine cannot build, or
+    one with local updates.
     """
     with reopened(folder) as (plan, source, checkpoints):
+        if plan.replicas is not None:
+            raise ConfigError(
+                f"{folder} has {plan.replicas.local.num_replicas} replicas "
+                f"(local_updates.name = {plan.config.local_updates.name!r}), and a "
+                "probe follows one model with its optimizer; probe a run without them"
+            )
         yield ProbedRun(folder, plan, source, checkpoints)

@@ -7,9 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from jopt.errors import ConfigError
 from jopt.optimizers import Row, schedule_from_config
+from jopt.parallel import row_devices
 from jopt.training._batch_rule import (
     BatchRule,
     BatchState,
@@ -18,7 +21,7 @@ from jopt.training._batch_rule import (
     first_state,
     is_due,
 )
-from jopt.training._batch_sizes import counts
+from jopt.training._batch_sizes import batch_sizes, counts
 from jopt.training._noise import NoiseGauge, choose_gauge
 from jopt.training._oracles import Gradients, Oracle
 
@@ -105,3 +108,16 @@ class AdaptiveBatch:
             return value if gain == 1 else gain * value
 
         return factor
+
+
+def check_smallest(config: ConfigDict, mesh: Mesh) -> None:
+    """Every device of a mesh needs rows in both halves of the smallest batch."""
+    smallest, halves = batch_sizes(config)[0], 2 if counts(config)[0] == 1 else 1
+    devices = row_devices(mesh)
+    if smallest % (halves * devices):
+        raise ConfigError(
+            f"the smallest batch of train.adaptive_batch has {smallest} rows, which "
+            f"{devices} devices that share them cannot divide"
+            f"{' into halves' if halves == 2 else ''}; raise train.batch_size or "
+            "train.adaptive_batch.min_batch_size, or lower config.mesh"
+        )

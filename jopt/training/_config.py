@@ -92,7 +92,41 @@ def default_config() -> ConfigDict:
                 # Where the second gradient is not finite: clean, pass or raise.
                 "fallback": "clean",
             },
-            "local_updates": {"name": "none"},
+            # Replicas that train apart and meet now and then: local_sgd,
+            # post_local_sgd, slowmo, diloco, muloco, streaming_diloco, palsgd, noloco
+            # (docs/local_updates.md). What is not set has the default of the method.
+            "local_updates": {
+                "name": "none",
+                # A multiple of mesh.replica; with 1 there they are simulated.
+                "replicas": placeholder(int),
+                "period": placeholder(int),  # optimizer steps
+                "warmup_steps": 0,  # data-parallel ones before replicas part
+                "outer_learning_rate": placeholder(float),
+                "outer_momentum": placeholder(float),
+                "alpha": placeholder(float),  # slowmo, as beta
+                "beta": placeholder(float),
+                # palsgd: how often a pull takes the place of a gradient, how far it
+                # goes (at this rate; that of the rules, if they have one), of what.
+                "probability": placeholder(float),
+                "strength": placeholder(float),
+                "learning_rate": placeholder(float),
+                "pull_match": placeholder(str),  # regex of paths; all by default
+                "coupled": placeholder(bool),
+                "shared_coin": placeholder(bool),
+                "fragments": placeholder(int),  # streaming_diloco, down to strict
+                "delay": placeholder(int),
+                "mix": placeholder(float),
+                "strict": placeholder(bool),
+                "consensus": placeholder(float),  # noloco
+                # Of what is sent: none, int8, int4, e3m0, two_bit, top_k.
+                "compressor": "none",
+                "error_feedback": placeholder(float),  # 1 forgets nothing, 0 is none
+                "top_share": placeholder(float),  # top_k
+                "drop_nonfinite": True,
+                "shard_outer": False,
+                "mode": "auto",  # shard_map where mesh.replica is above 1, or vmap
+                "eval_params": "anchor",  # or mean, replica0
+            },
             # Devices on each axis; one of them may be -1, all the rest.
             "mesh": {
                 "replica": 1,

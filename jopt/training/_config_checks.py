@@ -9,7 +9,13 @@ from ml_collections import ConfigDict
 
 from jopt.errors import ConfigError, did_you_mean
 from jopt.reporting import mirror_faults
-from jopt.training import _batch_sizes, _image_keys, _mesh_keys, _sharpness
+from jopt.training import (
+    _batch_sizes,
+    _image_keys,
+    _local_faults,
+    _mesh_keys,
+    _sharpness,
+)
 from jopt.training._config import (
     CURVATURES,
     OPEN,
@@ -17,6 +23,7 @@ from jopt.training._config import (
     flatten,
     unknown_key,
 )
+from jopt.training._local_updates import CHOICES, TABLE
 
 # What data an objective can train on.
 _DATASETS = {"language_model": ("plays",), "classification": _image_keys.DATASETS}
@@ -64,6 +71,7 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
         )
     yield from _batch_sizes.faults(config)
     yield from _sharpness.faults(config)
+    yield from _local_faults.faults(config)
     yield from _mesh_keys.faults(config)
     yield from _image_keys.faults(config)
     yield from _curvature_faults(config)
@@ -115,6 +123,7 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
         "train.step_timeout_secs": 0.0,
         "train.guard.in_a_row": 1,
         "train.guard.rollbacks": 0,
+        "local_updates.warmup_steps": 0,
         "eval.every_steps": 0,
         "eval.batch_size": 1,
         "eval.batches": 1,
@@ -145,7 +154,7 @@ def _bad_choices(config: ConfigDict) -> Iterator[str]:
         "oracle.perturb_dtype": ("float32",),
         "oracle.compute_dtype": ("auto", "float32", "bfloat16"),
         "oracle.fallback": ("clean", "pass", "raise"),
-        "local_updates.name": ("none",),
+        **{f"{TABLE}.{key}": allowed for key, allowed in CHOICES.items()},
         "train.compute_dtype": ("auto", "float32", "bfloat16"),
     }
     values = dict(flatten(config))

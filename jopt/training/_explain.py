@@ -12,7 +12,7 @@ from jopt.tree import count, size_bytes
 def explain(plan: Plan) -> str:
     """Parameters, rules, matrix views, shape scales, state bytes and FLOPs, as text."""
     config = plan.config
-    params, kind = plan.shapes.params, plan.task.count
+    params, kind = plan.params, plan.task.count
     per_item = plan.model.flops_per_token(config.data.seq_len)
     in_step = plan.items(config.train.batch_size)
     in_run = config.train.steps * in_step
@@ -20,7 +20,7 @@ def explain(plan: Plan) -> str:
         optimizers.explain(plan.optimizer),
         "",
         f"parameters        {count(params):,} ({size_bytes(params):,} bytes)",
-        f"optimizer state   {size_bytes(plan.shapes.opt_state):,} bytes",
+        *_states(plan),
         f"model             {per_item:,} FLOPs per {kind[:-1]}, forward and backward",
         f"a step            {in_step:,} {kind}, {in_step * per_item / 1e9:.2f} GFLOP",
         f"the run           {config.train.steps:,} steps, {in_run:,} {kind}",
@@ -30,6 +30,38 @@ def explain(plan: Plan) -> str:
         *_adaptive(plan),
     ]
     return "\n".join(lines)
+
+
+def _states(plan: Plan) -> list[str]:
+    """Bytes of the optimizer's state; with local updates what R replicas make of it."""
+    state = plan.shapes.opt_state
+    if plan.programs is None or plan.replicas is None:
+        return [f"optimizer state   {size_bytes(state):,} bytes"]
+    own, local = plan.config.local_updates, plan.replicas.local
+    number, rounds = local.num_replicas, local.settings.rounds
+    where = "simulated by vmap, nothing is sent"
+    if plan.mesh.shape["replica"] > 1:
+        where = f"{own.mode} over {plan.mesh.shape['replica']} places"
+    every = f"every {rounds.effective_period} steps"
+    if rounds.fragments > 1:
+        every += f", {rounds.fragments} fragments"
+    if rounds.delay:
+        every += f", received {rounds.delay} later (overlap: {local.overlap})"
+    if rounds.warmup:
+        every += f", after {rounds.warmup} data-parallel ones"
+    sent = plan.programs.model.round.result
+    return [
+        f"local updates     {own.name}: {number} replicas ({where}), a sync {every}",
+        f"replicas          {size_bytes(plan.shapes.params):,} bytes of parameters, "
+        f"{size_bytes(state.inner_state):,} of optimizer states, "
+        f"{size_bytes(state.buffers):,} of buffers",
+        f"outer             {size_bytes(state.anchor):,} bytes of anchor, "
+        f"{size_bytes(state.outer_state):,} of optimizer state, "
+        f"{size_bytes(state.memory):,} of what is kept back",
+        f"a round sends     {sent:,.0f} bytes (model), "
+        f"{sent / rounds.effective_period:,.0f} a step; data-parallel steps "
+        f"{size_bytes(plan.params):,} each",
+    ]
 
 
 def _adaptive(plan: Plan) -> list[str]:

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from jopt.linalg import bfloat16_result, default_compute_dtype
 from jopt.models import Model, activation_gram
+from jopt.optimizers import Optimizer
 from jopt.tree import named_leaves
 
 # L stacked layers; M fan-in; N tokens of a batch.
@@ -185,3 +187,13 @@ def with_grams(
         return value, (aux._replace(taps=others), grams(aux.taps, due))
 
     return objective_with_grams
+
+
+def grams_of(
+    optimizer: Optimizer, config: ConfigDict, model: Model, batch: Any
+) -> Grams | None:
+    """Those that the rules need which ask for them; None where no rule does."""
+    if "activation_grams" not in optimizer.needs:
+        return None
+    paths = [row.path for row in optimizer.table if "activation_grams" in row.needs]
+    return choose_grams(model, batch, paths, token_grams=config.oracle.token_grams)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -73,8 +73,9 @@ class Loop:
         self._strict_restore = strict_restore
         self._guarded = isinstance(unmonitored(plan.shapes.opt_state), SkipState)
         self._sizes: BatchSizes
-        self._compiled: set[int] = set()  # numbers of microbatches
+        self._compiled: set[Callable[..., Any]] = set()
         self._pending: _Pending | None = None
+        self._loss = math.nan  # the last that was read
         self._rates = LearningRates(plan.config)
         self._clock = Clock()
         self.curvature: dict[str, float] = {}  # the last that was measured
@@ -112,8 +113,9 @@ class Loop:
                 return state, "tripped"
             rows = sizes.rows
             batch = self._plan.put(self._source.batch(cursor, rows))
-            with self._compiling(step, sizes.count):
-                state, metrics = self._plan.step_of(sizes.count)(state, batch)
+            program = self._plan.step_of(sizes.count, step)
+            with self._compiling(step, program):
+                state, metrics = program(state, batch)
             step += 1
             cursor += rows
             sizes.took()
@@ -172,14 +174,14 @@ class Loop:
         return self._clock.rate()
 
     @contextlib.contextmanager
-    def _compiling(self, step: int, count: int) -> Iterator[None]:
-        """Around a step; that of a size which is new compiles its program."""
-        if count in self._compiled:
+    def _compiling(self, step: int, program: Callable[..., Any]) -> Iterator[None]:
+        """Around a step; a program that is new is compiled first."""
+        if program in self._compiled:
             yield
             return
-        if self._compiled:
+        if self._compiled and self._config.train.adaptive_batch.enabled:
             self._console.say(f"step {step}: compiles for {self._sizes.rows} rows")
-        self._compiled.add(count)
+        self._compiled.add(program)
         with self._clock.pause():
             yield
 
@@ -187,7 +189,7 @@ class Loop:
         """In the steps so far."""
         return self._plan.items(self._sizes.consumed)
 
-    def _hand_over(self, step: int, rows: int, metrics: dict[str, jax.Array]) -> None:
+    def _hand_over(self, step: int, rows: int, metrics: Any) -> None:
         if not self._clock.started:
             jax.block_until_ready(metrics)
             startup = time.monotonic() - self._process_start
@@ -213,7 +215,7 @@ class Loop:
             last or _due(step, every) or _due(step, self._config.monitor.every_steps)
         ):
             return
-        metrics = written(jax.device_get(on_device), self._plan.shapes.params)
+        metrics = written(self._plan.read(on_device), self._plan.params)
         rate = self._clock.rate()
         self._log.write(
             {
@@ -226,8 +228,10 @@ class Loop:
             }
         )
         self._check_perturbation(step, metrics)
-        loss = metrics["train/loss"]
-        if not math.isfinite(loss) and not self._guarded:
+        # Where all replicas were pulled in this step, none has computed a loss.
+        known = "train/loss" in metrics
+        loss = self._loss = metrics["train/loss"] if known else self._loss
+        if known and not math.isfinite(loss) and not self._guarded:
             raise DivergedError(
                 f"the training loss is {loss} at step {step}; the last good state is "
                 f"step {self._checkpoints.latest()} in {self._folder.checkpoints}"
@@ -268,7 +272,8 @@ class Loop:
         self._flush()
         with self._clock.pause():
             batches = self._source.evaluation(whole=False)
-            added = totals(self._plan.sums, state, batches, self._plan.put)
+            model = self._plan.model_of(state)
+            added = totals(self._plan.sums, model, batches, self._plan.put)
         task = self._plan.task
         result = task.results(added)
         self._watchdog.beat()
@@ -283,7 +288,7 @@ class Loop:
             return
         self._flush()
         with self._clock.pause():
-            found = self._curvature.measure(state)
+            found = self._curvature.measure(self._plan.model_of(state))
         self._watchdog.beat()
         self._log.write({"step": step, "tokens": self._tokens(), **found})
         self.curvature = found
@@ -308,7 +313,7 @@ class _Pending(NamedTuple):
     rows: int
     done: int
     last: bool
-    metrics: dict[str, jax.Array]
+    metrics: Any
 
 
 def _due(step: int, every: int) -> bool:

@@ -13,27 +13,39 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from jopt import models
-from jopt.errors import ConfigError
 from jopt.linalg import default_compute_dtype
 from jopt.optimizers import Optimizer, build, read_table
 from jopt.parallel import (
     batch_sharding,
     put_batch,
     replicated,
-    row_devices,
     shard_parameters,
     together,
 )
-from jopt.training._adaptive_batch import AdaptiveBatch
-from jopt.training._batch_sizes import batch_sizes, consumed, counts
+from jopt.training._adaptive_batch import AdaptiveBatch, check_smallest
+from jopt.training._batch_sizes import consumed
 from jopt.training._config_checks import validate
-from jopt.training._grams import Grams, choose_grams
+from jopt.training._grams import grams_of
+from jopt.training._local_updates import (
+    anywhere,
+    inner_config,
+    is_on,
+    replicas_of,
+    resolve_local_updates,
+)
 from jopt.training._mesh_keys import mesh_of, rules_of
 from jopt.training._oracles import Oracle, value_and_grad
 from jopt.training._platform import compute_dtype
+from jopt.training._replica_programs import ReplicaPrograms
+from jopt.training._replicas import Replicas
 from jopt.training._sharp_oracle import sharp_oracle
 from jopt.training._sharpness import climbs, sharpness, spectral_views
-from jopt.training._state import TrainState, state_factory, state_shardings
+from jopt.training._state import (
+    TrainState,
+    placed,
+    state_factory,
+    state_shardings,
+)
 from jopt.training._step import make_step
 from jopt.training._tasks import Task, task_of
 from jopt.transforms import monitor
@@ -64,6 +76,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     mesh = mesh_of(config)
     for axis, size in mesh.shape.items():
         config.mesh[axis] = size
+    resolve_local_updates(config, mesh)
+    validate(config)  # with the sizes that are known now
     return config.lock()
 
 
@@ -78,8 +92,10 @@ class Plan:
         model: pure functions and matrix views.
         oracles: from a number of microbatches to the way from objective to gradients.
         optimizer: the transformation, its needs and its table.
-        shapes: the state as `ShapeDtypeStruct` with shardings.
+        params: one model's, as `ShapeDtypeStruct` with shardings.
+        shapes: the same of the whole state.
         adaptive: what an adaptive batch adds to the step; None for a fixed one.
+        replicas: what local updates make of the step; None without them.
     """
 
     config: ConfigDict
@@ -88,8 +104,10 @@ class Plan:
     model: models.Model
     oracles: Callable[[int], Oracle]
     optimizer: Optimizer
+    params: PyTree
     shapes: TrainState
     adaptive: AdaptiveBatch | None = None
+    replicas: Replicas | None = None
 
     def init(self) -> TrainState:
         """The first state, placed on the mesh."""
@@ -98,15 +116,23 @@ class Plan:
 
     def _make_state(self) -> Callable[[], TrainState]:
         oracle = self.oracles(self.config.train.accumulation)
-        return _make_state(self.config, self.task, self.model, self.optimizer, oracle)
+        make = _make_state(self.config, self.task, self.model, self.optimizer, oracle)
+        return make if self.replicas is None else self.replicas.start(make)
 
     @property
     def step(self) -> Callable[..., Any]:
         """The jitted training step; it takes over the buffers of the state."""
         return self.step_of(self.config.train.accumulation)
 
-    def step_of(self, count: int) -> Callable[..., Any]:
-        """`step` with so many microbatches, a program of its own for each number."""
+    def step_of(self, count: int, number: int = 0) -> Callable[..., Any]:
+        """`step` with so many microbatches, a program of its own for each number.
+
+        Args:
+            count: microbatches.
+            number: steps before it, which tell whether replicas meet after it.
+        """
+        if self.programs is not None:
+            return self.programs.step(number)
         if count not in self._steps:
             adaptive = self.adaptive
             factor = None if adaptive is None else adaptive.learning_rate_factor(count)
@@ -119,6 +145,28 @@ class Plan:
             )
             self._steps[count] = together(step)
         return self._steps[count]
+
+    @functools.cached_property
+    def programs(self) -> ReplicaPrograms | None:
+        """What is compiled for local updates; None without them."""
+        if self.replicas is None:
+            return None
+        oracle = self.oracles(self.config.train.accumulation)
+        make = oracle, self.optimizer
+        return ReplicaPrograms(self.replicas, *make, self.shapes, self.params)
+
+    def model_of(self, state: TrainState) -> TrainState:
+        """The state with the parameters and variables of the one model it stands for.
+
+        With local updates that is the model of `local_updates.eval_params`.
+        """
+        return state if self.programs is None else self.programs.model_of(state)
+
+    def read(self, metrics: Any) -> dict[str, Any]:
+        """The metrics of a step, on the host."""
+        if self.programs is None:
+            return jax.device_get(metrics)
+        return self.programs.read(metrics)
 
     @functools.cached_property
     def _steps(self) -> dict[int, Callable[..., Any]]:
@@ -160,20 +208,24 @@ def make_plan(config: ConfigDict) -> Plan:
     model = models.build(config.model)
     batch = task.example_batch(config)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
-    params = _placed(params, shard_parameters(params, mesh, rules))
+    params = placed(params, shard_parameters(params, mesh, rules))
     optimizer = _monitored(
         build(
-            config, params, matrix_specs=model.matrix_specs, attention=model.attention
+            inner_config(config),
+            anywhere(params) if is_on(config) else params,
+            matrix_specs=model.matrix_specs,
+            attention=model.attention,
         ),
         config,
         model,
     )
+    replicas = replicas_of(config, optimizer, mesh)
     watched = model.attention if "max_attention_logits" in optimizer.needs else ()
     adaptive = None
     if config.train.adaptive_batch.enabled:
-        _check_smallest(config, mesh)
+        check_smallest(config, mesh)
         adaptive = AdaptiveBatch(config, optimizer.table)
-    grams = _grams(optimizer, config, model, batch)
+    grams = grams_of(optimizer, config, model, batch)
     taps = (*watched, *(grams.taps if grams else ()))
 
     halved = (
@@ -207,32 +259,16 @@ def make_plan(config: ConfigDict) -> Plan:
         return oracle if adaptive is None else adaptive.oracle(oracle, count)
 
     first = oracles(config.train.accumulation)
-    shapes = jax.eval_shape(_make_state(config, task, model, optimizer, first))
-    shapes = _placed(shapes, state_shardings(shapes, mesh, rules))
-    return Plan(config, task, mesh, model, oracles, optimizer, shapes, adaptive)
-
-
-def _check_smallest(config: ConfigDict, mesh: Mesh) -> None:
-    """Every device of a mesh needs rows in both halves of the smallest batch."""
-    smallest, halves = batch_sizes(config)[0], 2 if counts(config)[0] == 1 else 1
-    devices = row_devices(mesh)
-    if smallest % (halves * devices):
-        raise ConfigError(
-            f"the smallest batch of train.adaptive_batch has {smallest} rows, which "
-            f"{devices} devices that share them cannot divide"
-            f"{' into halves' if halves == 2 else ''}; raise train.batch_size or "
-            "train.adaptive_batch.min_batch_size, or lower config.mesh"
-        )
-
-
-def _placed(shapes: PyTree, shardings: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=where
-        ),
-        shapes,
-        shardings,
-    )
+    make = _make_state(config, task, model, optimizer, first)
+    if replicas is None:
+        shapes = jax.eval_shape(make)
+        where = state_shardings(shapes, mesh, rules)
+    else:
+        shapes = jax.eval_shape(replicas.start(make))
+        where = replicas.shardings(shapes, params, mesh, rules)
+    shapes = placed(shapes, where)
+    built = (task, mesh, model, oracles, optimizer, params, shapes)
+    return Plan(config, *built, adaptive=adaptive, replicas=replicas)
 
 
 def _monitored(
@@ -247,16 +283,6 @@ def _monitored(
         return optimizer
     tx = monitor(optimizer.tx, every_steps, matrix_specs=model.matrix_specs)
     return optimizer._replace(tx=tx)
-
-
-def _grams(
-    optimizer: Optimizer, config: ConfigDict, model: models.Model, batch: Any
-) -> Grams | None:
-    """Those that the rules need which ask for them; None where no rule does."""
-    if "activation_grams" not in optimizer.needs:
-        return None
-    paths = [row.path for row in optimizer.table if "activation_grams" in row.needs]
-    return choose_grams(model, batch, paths, token_grams=config.oracle.token_grams)
 
 
 def _make_state(

@@ -13,9 +13,16 @@ from typing import Any
 import jax
 
 from jopt import models
-from jopt.errors import CheckpointError, ReportError, print_error
+from jopt.errors import CheckpointError, ConfigError, ReportError, print_error
 from jopt.parallel import is_first, whole
-from jopt.reporting import Console, MetricsLog, open_mirrors, write_report
+from jopt.reporting import (
+    Console,
+    MetricsLog,
+    csv_text,
+    open_mirrors,
+    write_report,
+    write_text,
+)
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._evaluation import corrupted, totals
 from jopt.training._fallback import report_damage
@@ -90,6 +97,8 @@ def run(
     try:
         with ends_when_lost(folder), watchdog:
             state, complete = loop.run(state)
+        if alone:
+            _write_communication(plan, folder)
         if not complete:
             saved = checkpoints.latest()
             folder.set_status("preempted", step=saved)
@@ -99,8 +108,9 @@ def run(
             )
             return EXIT_PREEMPTED
         with ends_when_lost(folder):
-            result = _evaluate(plan, source, state, log)
-            params, model_state = whole((state.params, state.model_state))
+            model = plan.model_of(state)
+            result = _evaluate(plan, source, model, log)
+            params, model_state = whole((model.params, model.model_state))
         if not alone:
             return EXIT_DONE
         sample = _sample(plan, params, model_state)
@@ -169,6 +179,18 @@ def _leave_stalled(secs: float, folder: RunFolder, log: MetricsLog) -> None:
     os._exit(EXIT_STALLED)
 
 
+def _write_communication(plan: Plan, folder: RunFolder) -> None:
+    """What was counted in the programs of this attempt, beside the model."""
+    if plan.programs is None:
+        return
+    try:
+        rows = [row._asdict() for row in plan.programs.sent()]
+    except ConfigError as error:
+        print(f"{folder.communication} was not written: {error}", file=sys.stderr)
+    else:
+        write_text(folder.communication, csv_text(rows))
+
+
 def _report(folder: RunFolder, console: Console) -> None:
     """Writes the page; the run is done with or without it."""
     try:
@@ -183,7 +205,7 @@ def _report(folder: RunFolder, console: Console) -> None:
 
 def _opening(plan: Plan, folder: RunFolder, first: int) -> str:
     config = plan.config
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(plan.shapes.params))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(plan.params))
     devices = "x".join(str(size) for size in plan.mesh.shape.values())
     start = f"resuming at step {first}" if first else "starting"
     return (

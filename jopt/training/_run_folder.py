@@ -69,6 +69,7 @@ class RunFolder:
         self._follows = follows
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.communication = path / "communication.csv"
         self.stacks = path / "stacks.txt"
         if follows:
             self.stacks = path / f"stacks-{jax.process_index()}.txt"

@@ -21,9 +21,11 @@ class TrainState(NamedTuple):
         step: int32 scalar, optimizer steps taken.
         cursor: uint32 scalar, training examples consumed or skipped; it names the next
             unseen example.
-        params: float32 masters, a nested dict.
+        params: float32 masters, a nested dict; with local updates those of every
+            replica, (R, ...).
         model_state: variables of the model that are not trained, `{}` without any.
-        opt_state: the optimizer's state.
+        opt_state: the optimizer's state; with local updates a `LocalUpdatesState`,
+            which has the model's variables as its buffers.
         oracle_state: the gradient oracle's state.
         key: raw key data, uint32 (2,); a step folds `step` into it.
     """
@@ -70,3 +72,14 @@ def state_shardings(
 ) -> TrainState:
     """A stated sharding for every leaf of the state."""
     return shard_state(shapes, shapes.params, mesh, rules)
+
+
+def placed(shapes: PyTree, shardings: PyTree) -> PyTree:
+    """Shapes with where each of them lies."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        shapes,
+        shardings,
+    )

@@ -59,7 +59,7 @@ def make_step(
             gradients.grads,
             state.opt_state,
             state.params,
-            **_extra_args(optimizer.needs, gradients, key, factor),
+            **extra_args(optimizer.needs, gradients, key, factor),
         )
         params = optax.apply_updates(state.params, updates)
         model_state = gradients.aux.model_state
@@ -99,7 +99,7 @@ def step_key(state: TrainState) -> jax.Array:
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
 
-def _extra_args(
+def extra_args(
     needs: frozenset[str],
     gradients: Gradients,
     key: jax.Array,

@@ -61,7 +61,7 @@ def _evaluate(run: Path, split: str, step: int | None, names: str | None) -> str
         if step not in checkpoints.steps():
             present = ", ".join(map(str, checkpoints.steps())) or "none"
             raise CheckpointError(f"{run} has no checkpoint {step}; present: {present}")
-        state = checkpoints.restore(step, plan.shapes)
+        state = plan.model_of(checkpoints.restore(step, plan.shapes))
     domains = source.domain_names
     sums = jax.jit(plan.task.sums(plan.model, num_domains=len(domains)))
     found = totals(sums, state, source.evaluation(split, whole=True), plan.put)

@@ -49,9 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--chips_per_site", type=int, default=1)
     add("--flops_per_chip", type=float, help="per second; 300e12")
     add("--compute_secs", type=float, help="of a step, measured, instead of that")
-    add("--methods", default="ddp,diloco", metavar="NAME,...", help="ddp,diloco")
-    add("--period", type=_list(int), default=[30], metavar="H,...", help="30")
-    add("--probability", type=float, default=0.1, help="of palsgd; 0.1")
+    add("--methods", metavar="NAME,...", help="ddp and the config's, or diloco")
+    add("--period", type=_list(int), metavar="H,...", help="the config's, or 30")
+    add("--probability", type=float, help="of palsgd; the config's, or 0.1")
     add("--compile", action="store_true", help="count the bytes of the config's step")
     add("--measured", type=Path, help="CSV of benchmarks/network.py")
     add("--csv", type=Path, help="all figures, one row for each case")
@@ -67,6 +67,7 @@ def _network(args: argparse.Namespace) -> str:
         os.environ["JAX_PLATFORMS"] = "cpu"
     from jopt.training._forecast import forecast, read_measured
 
+    _fill(args)
     _check(args)
     payload = None
     work = _workload(args)
@@ -89,6 +90,25 @@ def _network(args: argparse.Namespace) -> str:
         _draw(args.figure, rows)
         lines.append(f"figure: {args.figure}")
     return "\n".join(lines)
+
+
+def _fill(args: argparse.Namespace) -> None:
+    """What is not asked for is that of the config's local updates, if it has some."""
+    from jopt.parallel import METHODS
+
+    name, period, probability = "diloco", 30, 0.1
+    if args.config is not None:
+        from jopt.training._flags import load_config
+        from jopt.training._local_updates import filled
+
+        config = load_config(args.config)
+        if config.local_updates.name in METHODS:
+            own = filled(config)
+            name, period = own.name, own.period
+            probability = own.probability or probability
+    args.methods = args.methods or f"ddp,{name}"
+    args.period = args.period or [period]
+    args.probability = probability if args.probability is None else args.probability
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -132,7 +152,7 @@ def _workload(args: argparse.Namespace):
         from jopt.tree import count
 
         plan = _plan(args.config)
-        params = count(plan.shapes.params)
+        params = count(plan.params)
         per_item = plan.model.flops_per_token(plan.config.data.seq_len)
         flops = plan.items(plan.config.train.batch_size) * per_item
     return Workload(
@@ -148,12 +168,15 @@ def _workload(args: argparse.Namespace):
 
 def _plan(reference: str, replica: int = 1):
     """The plan of a config on one device for each site."""
+    from jopt.training._config import default_config
     from jopt.training._flags import load_config
     from jopt.training._plan import make_plan, resolve
 
     config = load_config(reference)
     mesh = {"replica": replica, "data": 1, "fsdp": 1, "tensor": 1}
     config.mesh.update({**mesh, "slow": {"data": 1, "fsdp": 1}})
+    # The synchronous step, to which methods are compared.
+    config.local_updates = default_config().local_updates
     return make_plan(resolve(config))
 
 

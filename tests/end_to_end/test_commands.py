@@ -206,7 +206,14 @@ def test_doctor_passes_from_anywhere(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "bound"), [("muon_lm", 2.6), ("signum_lm", 2.65), ("adamw_lm", 2.6)]
+    ("config", "bound"),
+    [
+        ("muon_lm", 2.6),
+        ("signum_lm", 2.65),
+        ("adamw_lm", 2.6),
+        ("diloco_lm", 2.9),
+        ("palsgd_lm", 2.9),
+    ],
 )
 def test_micro_learns(config, bound, tmp_path):
     """Each config's header promises more; this bound only catches what is broken."""

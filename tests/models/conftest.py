@@ -15,6 +15,7 @@ from jopt.matrix import MatrixSpec
 from jopt.models import (
     Model,
     cnn,
+    gpt_neo,
     linen_model,
     mlp,
     nnx_model,
@@ -45,7 +46,7 @@ class Sample:
 
 
 @functools.cache
-def lm_sample(**settings: Any) -> Sample:
+def lm_sample(make: Any = transformer_lm, **settings: Any) -> Sample:
     small = {"vocab_size": 11, "num_layers": 1, "embed_dim": 24, "num_heads": 2}
     ids = jax.random.randint(jax.random.key(7), (2, 6), 0, 11)
     batch = {
@@ -56,7 +57,7 @@ def lm_sample(**settings: Any) -> Sample:
     }
     low = settings.get("compute_dtype") == "bfloat16"
     return Sample(
-        transformer_lm({**small, **settings}),
+        make({**small, **settings}),
         batch,
         has_dropout=bool(settings.get("dropout")),
         layers=settings["num_layers"] if settings.get("scan") else 1,
@@ -158,6 +159,8 @@ SAMPLES = {
         scan=True, num_layers=2, num_kv_heads=1, mlp="swiglu", tied_head=True
     ),
     "transformer_bfloat16": lambda: lm_sample(compute_dtype="bfloat16", mlp="gelu"),
+    # Six positions of six, and the second block sees two of them at a time.
+    "gpt_neo": lambda: lm_sample(gpt_neo, num_layers=2, context=6, window=2),
     "nnx_batch_norm": nnx_sample,
     "linen_batch_norm": linen_sample,
 }
@@ -176,6 +179,7 @@ SLOW = {
     "transformer_grouped_fused",
     "transformer_scanned_grouped",
     "transformer_bfloat16",
+    "gpt_neo",
 }
 
 

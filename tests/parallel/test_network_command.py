@@ -44,6 +44,16 @@ def test_the_example_of_the_specification(tmp_path, capsys):
     assert {r["wire_measured"] for r in rows.values()} == {""}
 
 
+def test_a_config_with_local_updates_brings_its_method(capsys):
+    config = "configs/palsgd_lm.py:micro"
+    assert main(["network", config, "--compute_secs=1", "--gbits=10000"]) == 0
+    told = capsys.readouterr().out
+    assert "ddp" in told and "palsgd, H = 20" in told
+    assert " 0.9 " in told, "a tenth of the steps compute no gradient"
+    assert main(["network", config, "--compute_secs=1", "--period=7"]) == 0
+    assert "palsgd, H = 7" in capsys.readouterr().out
+
+
 def test_measurements_keep_their_column(tmp_path):
     path = tmp_path / "measured.csv"
     path.write_text(

@@ -24,11 +24,13 @@ LONG = (
 )
 
 
-def parameters(workdir: Path, config: str, step: int) -> dict[str, np.ndarray]:
+def parameters(
+    workdir: Path, config: str, step: int, *flags: str
+) -> dict[str, np.ndarray]:
     """Those of a checkpoint, on this process's one device."""
-    plan = make_plan(resolve(parse([f"--config={config}"]).config))
+    plan = make_plan(resolve(parse([f"--config={config}", *flags]).config))
     saved = Checkpoints(workdir / "checkpoints", keep=1, read_only=True)
-    state = saved.restore(step, plan.shapes)
+    state = plan.model_of(saved.restore(step, plan.shapes))
     saved.close()
     return {path: np.asarray(x) for path, x in named_leaves(state.params).items()}
 
@@ -70,6 +72,58 @@ def test_two_processes_equal_one(job, config, mesh):
         status(job.folder / name)["result"]["eval/loss"] for name in ("two", "one")
     )
     assert result == pytest.approx(single, abs=1e-6)
+
+
+APART = (
+    "--config.local_updates.name=diloco",
+    "--config.local_updates.replicas=2",
+    "--config.local_updates.period=8",
+    "--config.local_updates.outer_learning_rate=0.5",
+    "--config.monitor.every_steps=0",
+)
+
+
+def test_replicas_of_two_processes_equal_those_of_one(job):
+    """Property 12 with a replica for each process, 2 x 2 devices against 1 x 4."""
+    flags = (*APART, "--config.mesh.replica=2", "--config.mesh.data=2")
+    ended = job.ends(job.train(job.folder / "two", *flags))
+    assert [e.code for e in ended] == [0, 0], ended
+    assert "mesh 2x2" in ended[0].said
+    one = job.train(job.folder / "one", *flags, processes=1, devices=4)
+    (alone,) = job.ends(one)
+    assert alone.code == 0, alone.said
+    found, expected = (
+        parameters(job.folder / name, CONFIG, 50, *APART) for name in ("two", "one")
+    )
+    for path, array in expected.items():
+        np.testing.assert_allclose(found[path], array, rtol=0, atol=1e-6, err_msg=path)
+    assert max(np.abs(x).max() for x in expected.values()) > 0.1
+    sent = (job.folder / "two/communication.csv").read_text()
+    assert "local step,1,0," in sent, "nothing crosses the processes in a step"
+
+
+def test_replicas_stopped_within_a_round_go_on_to_the_unbroken_end(job):
+    """SIGTERM to one of two processes, each with a replica that is pulled at times."""
+    flags = (
+        *APART[1:],
+        "--config.local_updates.name=palsgd",
+        "--config.local_updates.probability=0.3",
+        "--config.local_updates.period=64",
+        "--config.mesh.replica=2",
+        "--config.mesh.data=2",
+        f"--config.train.steps={STEPS}",
+    )
+    for ended in job.ends(job.train(job.folder / "unbroken", *flags)):
+        assert ended.code == 0, ended.said
+    workdir = job.folder / "run"
+    both = job.train(workdir, *flags)
+    job.wait_for_step(both, workdir, 70)
+    both[1].send_signal(signal.SIGTERM)
+    assert [e.code for e in job.ends(both)] == [75, 75]
+    assert 70 <= status(workdir)["step"] < STEPS
+    for ended in job.ends(job.train(workdir, *flags)):
+        assert ended.code == 0, ended.said
+    assert digest(workdir) == digest(job.folder / "unbroken")
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,22 @@ def test_a_classifier_is_counted_in_examples(folder):
     assert not any("token" in text or "bits" in text for text in page.text[:30])
 
 
+def test_what_replicas_sent_is_a_table_with_three_labels(plain):
+    run = plain()
+    assert "Communication" not in Page(write_report(run.path)).text
+    run.write(
+        "communication.csv",
+        "program,every_steps,payload_hlo,payload_model,wire_model,wire_measured\n"
+        "sync 0,8,4000004,4000004.0,6000006.0,\n"
+        "warm-up step,,4000000,4000000,6e6,5e6\n",
+    )
+    page = Page(write_report(run.path))
+    assert "Communication" in page.text
+    sync = ["sync 0", "8", "4", "4", "6", "not measured", "0.5"]
+    assert sync in page.rows
+    assert ["warm-up step", "warm-up", "4", "4", "6", "5", "-"] in page.rows
+
+
 def test_a_rule_that_has_no_default_is_shown_as_such(plain):
     run = plain(**{"optim.rules.rest.name": "adamw"})
     page = Page(write_report(run.path))

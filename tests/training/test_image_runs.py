@@ -24,6 +24,14 @@ FULL = Path(__file__).parents[2] / "configs/full"
 # Parameters by hand, see tests/models/test_images.py.
 TRANSFORMER = 12 * 12 * 128**2 + 25 * 128 + 2 * 256 * 128
 PERCEPTRON = 3073 * 4096 + 4097 * 10
+
+
+def gpt_neo(layers: int, width: int, context: int) -> int:
+    """Of the vocabulary 50257 with a tied head: biases but for q, k, v; two norms."""
+    block = 12 * width**2 + (1 + 4 + 1) * width + 4 * width
+    return layers * block + (50257 + context + 2) * width
+
+
 SIZES = {
     "sa_sam_cifar10:vgg19,released": (20_040_522, 35_157, 256),
     "sa_sam_cifar10:vgg19,paper": (20_040_522, 35_157, 256),
@@ -35,10 +43,20 @@ SIZES = {
     "no_wrong_turns:resnet50_imagenet,sgd,256": (25_557_032, 893_790, 256),
     "no_wrong_turns:mlp,adam": (PERCEPTRON, 35_157, 128),
     "no_wrong_turns:transformer": (TRANSFORMER, 23_938, 32),
+    "palsgd:gpt_neo_8m": (8_054_656, 5_000, 2_048),
+    "palsgd:gpt_neo_8m,diloco": (8_054_656, 5_000, 2_048),
+    "palsgd:gpt_neo_125m": (gpt_neo(12, 768, 1024), 5_000, 2_048),
+    "palsgd:gpt_neo_125m,none": (gpt_neo(12, 768, 1024), 5_000, 2_048),
+    "palsgd:resnet50": (25_557_032, 111_724, 1_024),
+    "palsgd:resnet50,local_sgd": (25_557_032, 111_724, 1_024),
 }
 
 
-QUICK = ("sa_sam_cifar10:vgg19,released", "no_wrong_turns:transformer")
+QUICK = (
+    "sa_sam_cifar10:vgg19,released",
+    "no_wrong_turns:transformer",
+    "palsgd:gpt_neo_8m",
+)
 
 
 @pytest.mark.parametrize(

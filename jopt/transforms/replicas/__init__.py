@@ -23,7 +23,7 @@ from jopt.transforms.replicas._delayed_nesterov import (
     delayed_nesterov,
 )
 from jopt.transforms.replicas._eager import eager_exchange
-from jopt.transforms.replicas._exchange import Exchange, mean_exchange
+from jopt.transforms.replicas._exchange import Exchange, Sends, mean_exchange
 from jopt.transforms.replicas._gradients import Evaluated, ReplicaGradient
 from jopt.transforms.replicas._local_updates import local_updates
 from jopt.transforms.replicas._loop import LocalUpdates
@@ -43,6 +43,7 @@ __all__ = [
     "PseudoSync",
     "Push",
     "ReplicaGradient",
+    "Sends",
     "Simulated",
     "compressed_mean",
     "delayed_nesterov",

@@ -13,12 +13,13 @@ from jopt.transforms.replicas._exchange import (
     Exchange,
     Meeting,
     Met,
+    Sends,
     count_kept,
     per_replica,
     zero_unless,
 )
 from jopt.transforms.replicas._places import OWN, Block, Places
-from jopt.tree import PyTree
+from jopt.tree import PyTree, size_bytes
 
 # R replicas, K of them in a block; S rows of M entries are the parts of a parameter.
 
@@ -72,11 +73,20 @@ def compressed_mean(
     def init(places: Places, anchor: PyTree) -> PyTree:
         return places.stack(jax.tree.map(jnp.zeros_like, anchor))
 
+    def gathers(replicas: int) -> bool:
+        few = replicas <= MOST_TO_GATHER or not compressor.by_rows
+        return wire == "all_gather" or (wire == "auto" and few)
+
+    def sends(anchor: PyTree, replicas: int) -> Sends:
+        if gathers(replicas):
+            codes = _coded_bytes(compressor, anchor, 1)
+            return (("all-gather", replicas * codes),)
+        codes = _coded_bytes(compressor, anchor, replicas)
+        return (("all-to-all", codes), ("all-gather", codes))
+
     def meet(block: Block, meeting: Meeting) -> Met:
         kept = count_kept(block, meeting.keep)
-        few = block.replicas <= MOST_TO_GATHER or not compressor.by_rows
-        gather = wire == "all_gather" or (wire == "auto" and few)
-        mean = _by_gather if gather else _by_parts
+        mean = _by_gather if gathers(block.replicas) else _by_parts
 
         def one(move: Any, error: Any) -> _Pair:
             if move is None:
@@ -103,7 +113,21 @@ def compressed_mean(
         OWN,
         meet,
         lambda memory, mean: mean(memory),
+        sends,
     )
+
+
+def _coded_bytes(compressor: Compressor, anchor: PyTree, rows: int) -> int:
+    """Of all moves of one replica, each in so many rows."""
+    moves = [
+        jax.eval_shape(
+            lambda x: compressor.encode(_rows(x, rows, compressor.multiple)[0]),
+            jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype),
+        )
+        for leaf in jax.tree.leaves(anchor)
+        if leaf.size
+    ]
+    return size_bytes(moves)
 
 
 class _Pair(NamedTuple):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from jopt.transforms.replicas._places import COMMON, Block, Places
-from jopt.tree import PyTree
+from jopt.tree import PyTree, size_bytes
 
 
 class Meeting(NamedTuple):
@@ -46,6 +46,9 @@ class Met(NamedTuple):
     kept: jax.Array
 
 
+Sends: TypeAlias = tuple[tuple[str, int], ...]
+
+
 class Exchange(NamedTuple):
     """How replicas meet.
 
@@ -57,6 +60,8 @@ class Exchange(NamedTuple):
         meet: `meet(block, meeting) -> met`.
         resize: `resize(memory, mean) -> memory` of another number of replicas, where
             `mean(tree)` gives each of them the mean of the old ones.
+        sends: `sends(anchor, replicas)`, the collectives of one exchange on one device,
+            as (kind, bytes of the result); an anchor of shapes is enough.
     """
 
     name: str
@@ -65,6 +70,9 @@ class Exchange(NamedTuple):
     specs: PyTree
     meet: Callable[[Block, Meeting], Met]
     resize: Callable[[PyTree, Callable[[PyTree], PyTree]], PyTree] = lambda m, _: m
+    sends: Callable[[PyTree, int], Sends] = lambda anchor, _: (
+        ("all-reduce", size_bytes(anchor)),
+    )
 
 
 def mean_exchange() -> Exchange:

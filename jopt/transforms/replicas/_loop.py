@@ -15,7 +15,7 @@ from jopt.transforms.replicas import _local_step, _outer_step, _resize
 from jopt.transforms.replicas._local_step import Loss, Step
 from jopt.transforms.replicas._places import trained, with_trained
 from jopt.transforms.replicas._settings import Settings
-from jopt.transforms.replicas._state import LocalUpdatesState, start
+from jopt.transforms.replicas._state import LocalUpdatesState, specs, start
 from jopt.tree import PyTree, named_leaves
 
 EvalParams: TypeAlias = Literal["anchor", "mean", "replica0"]
@@ -105,7 +105,15 @@ class LocalUpdates:
 
     def fragment(self, count: int) -> int:
         """Which fragment is sent after `count` steps, where `due(count)`."""
-        return int(self.settings.rounds.fragment(int(count)))
+        return self.settings.rounds.turn(int(count))
+
+    def specs(self, state: LocalUpdatesState) -> LocalUpdatesState:
+        """Where a state lies over the mesh axis `replica`.
+
+        Returns: the state with a `PartitionSpec` in the place of each part, a prefix of
+        its tree. Parameters are at `PartitionSpec("replica")`.
+        """
+        return specs(self.settings, state)
 
     def sync(
         self,
@@ -238,6 +246,26 @@ class LocalUpdates:
             )
         like = trained(first)
         return with_trained(first, optax.tree.cast_like(tree, like))
+
+    def eval_buffers(
+        self, state: LocalUpdatesState, which: EvalParams = "anchor"
+    ) -> PyTree:
+        """The buffers that go with `eval_params`: their means, as at a sync.
+
+        Entries that are not finite do not count, and what is not floating is that of
+        replica 0, as all is with `replica0`.
+        """
+        check_choice("which", which, get_args(EvalParams))
+
+        def one(leaf: jax.Array) -> jax.Array:
+            if which == "replica0" or not jnp.issubdtype(leaf.dtype, jnp.floating):
+                return leaf[0]
+            sound = jnp.isfinite(leaf)
+            total = jnp.sum(jnp.where(sound, leaf, 0).astype(jnp.float32), axis=0)
+            mean = total / jnp.maximum(jnp.sum(sound, axis=0), 1)
+            return mean.astype(leaf.dtype)
+
+        return jax.tree.map(one, state.buffers)
 
     def coins(self, state: LocalUpdatesState) -> jax.Array:
         """bool (R,): which replicas pull at the next step, and need no batch then.

@@ -11,7 +11,7 @@ import numpy as np
 from jopt.errors import ConfigError
 from jopt.transforms.replicas._exchange import Exchange, Meeting, Met, zero_unless
 from jopt.transforms.replicas._places import COMMON, Block
-from jopt.tree import PyTree
+from jopt.tree import PyTree, size_bytes
 
 
 def pair_exchange(consensus: jax.typing.ArrayLike) -> Exchange:
@@ -56,7 +56,14 @@ def pair_exchange(consensus: jax.typing.ArrayLike) -> Exchange:
         gradient = jax.tree.map(one, own[0], other[0], own[1], other[1])
         return Met(gradient, (), kept)
 
-    return Exchange("pairs", True, lambda places, anchor: (), COMMON, meet)
+    return Exchange(
+        "pairs",
+        True,
+        lambda places, anchor: (),
+        COMMON,
+        meet,
+        sends=lambda anchor, _: (("collective-permute", 2 * size_bytes(anchor)),),
+    )
 
 
 def pairings(replicas: int) -> np.ndarray:

@@ -115,6 +115,16 @@ class Rounds(NamedTuple):
         since = jnp.asarray(count, jnp.int32) - self.warmup
         return (since // self.stride) % self.fragments
 
+    def turn(self, count: int) -> int:
+        """`fragment` on the host, which asks no device.
+
+        >>> [Rounds(6, 0, 3, 0).turn(t) for t in (2, 4, 6, 8)]
+        [1, 2, 0, 1]
+        """
+        if callable(self.period):
+            return 0
+        return (count - self.warmup) // self.stride % self.fragments
+
     def chosen(self, count: jax.Array, delay: int = 0) -> jax.Array:
         """0, or 1 + the fragment that is sent (received) after `count` steps.
 

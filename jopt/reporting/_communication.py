@@ -1,0 +1,54 @@
+"""What replicas of a run sent, as its folder has it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+FILE = "communication.csv"
+HEAD = (
+    "program",
+    "once in steps",
+    "payload MB (hlo)",
+    "payload MB (model)",
+    "wire MB (model)",
+    "wire MB (measured)",
+    "payload MB a step (hlo)",
+)
+NOTES = (
+    "Of one device, between replicas. hlo: counted in the compiled program. model: by "
+    "the number of parameters, on a ring. measured: on a link, which a run does not "
+    "look at; benchmarks/network.py does."
+)
+
+
+def communication(folder: Path) -> list[list[str]]:
+    """A row of cells for each program of a run whose replicas meet; else none.
+
+    Empty too where the run was ended before it could count.
+    """
+    try:
+        with (folder / FILE).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        return []
+    return [
+        [
+            row["program"],
+            row["every_steps"] or "warm-up",
+            *(_megabytes(row[name]) for name in _BYTES),
+            _a_step(row["payload_hlo"], row["every_steps"]),
+        ]
+        for row in rows
+    ]
+
+
+_BYTES = ("payload_hlo", "payload_model", "wire_model", "wire_measured")
+
+
+def _megabytes(number: str) -> str:
+    return f"{float(number) / 1e6:.4g}" if number else "not measured"
+
+
+def _a_step(number: str, every: str) -> str:
+    return f"{float(number) / float(every) / 1e6:.4g}" if every else "-"

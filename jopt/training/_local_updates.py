@@ -1,0 +1,293 @@
+"""What `config.local_updates` says: a method, its defaults, and the method made."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jopt import optimizers
+from jopt.errors import ConfigError
+from jopt.optimizers import Optimizer, is_learning_rate, schedule_from_config
+from jopt.training._replicas import Replicas
+from jopt.transforms import (
+    Compressor,
+    LocalUpdates,
+    compressed_mean,
+    e3m0,
+    int4,
+    int8,
+    top_k,
+    two_bit,
+)
+
+PyTree = Any
+TABLE = "local_updates"
+
+
+def _muloco(inner: optax.GradientTransformation, **options: Any) -> LocalUpdates:
+    """MuLoCo around an optimizer that is there already."""
+    return optimizers.muloco(0.0, inner=lambda rate: inner, **options)
+
+
+class Method(NamedTuple):
+    """A method by its name in a config.
+
+    Attributes:
+        make: from the inner optimizer and keyword arguments.
+        defaults: the function whose defaults are those of a config.
+        reads: keys of `local_updates` that it has beside those of all methods.
+        rate: its learning rate stands outside of the inner optimizer.
+        compresses: whether what is sent may be codes.
+    """
+
+    make: Callable[..., LocalUpdates]
+    defaults: Callable[..., LocalUpdates]
+    reads: tuple[str, ...] = ()
+    rate: bool = False
+    compresses: bool = True
+
+
+_OUTER = ("outer_learning_rate", "outer_momentum")
+METHODS = {
+    "local_sgd": Method(optimizers.local_sgd, optimizers.local_sgd),
+    "post_local_sgd": Method(optimizers.post_local_sgd, optimizers.post_local_sgd),
+    "slowmo": Method(
+        optimizers.slowmo, optimizers.slowmo, ("alpha", "beta"), rate=True
+    ),
+    "diloco": Method(optimizers.diloco, optimizers.diloco, _OUTER),
+    "muloco": Method(_muloco, optimizers.muloco, _OUTER),
+    "streaming_diloco": Method(
+        optimizers.streaming_diloco,
+        optimizers.streaming_diloco,
+        (*_OUTER, "fragments", "delay", "mix", "strict"),
+    ),
+    "palsgd": Method(
+        optimizers.palsgd,
+        optimizers.palsgd,
+        (
+            *_OUTER,
+            *("probability", "strength", "learning_rate"),
+            *("coupled", "shared_coin", "pull_match"),
+        ),
+        rate=True,
+    ),
+    "noloco": Method(
+        optimizers.noloco, optimizers.noloco, (*_OUTER, "consensus"), compresses=False
+    ),
+}
+MODES = ("auto", "shard_map", "vmap")
+COMPRESSORS: dict[str, Callable[[], Compressor]] = {
+    "int8": int8,
+    "int4": int4,
+    "e3m0": e3m0,
+    "two_bit": two_bit,
+}
+CHOICES = {
+    "name": ("none", *METHODS),
+    "compressor": ("none", *COMPRESSORS, "top_k"),
+    "mode": MODES,
+    "eval_params": ("anchor", "mean", "replica0"),
+}
+# Of every method, and unset where a run does not say them.
+SHARED = ("replicas", "period")
+# Those that some methods read.
+OWN_KEYS = (
+    *dict.fromkeys(key for method in METHODS.values() for key in method.reads),
+    "error_feedback",
+    "top_share",
+)
+# Where no signature has a default.
+_DEFAULTS = {
+    "fragments": 2,
+    "strict": False,
+    "shared_coin": False,
+    "error_feedback": 1.0,
+    "top_share": 0.01,
+}
+# Keys that may stay unset.
+_OPTIONAL = ("replicas", "pull_match")
+
+
+def is_on(config: ConfigDict) -> bool:
+    """Whether the replicas of a run train apart."""
+    return config.local_updates.name != "none"
+
+
+def method_of(own: ConfigDict) -> Method:
+    """The method; PALSGD without pulls is DiLoCo, or Local SGD where it is coupled."""
+    if own.name == "palsgd" and own.probability == 0:
+        return METHODS["local_sgd" if own.coupled else "diloco"]
+    return METHODS[own.name]
+
+
+def reads(own: ConfigDict) -> set[str]:
+    """Which of the keys count that may be unset."""
+    found = {*METHODS[own.name].reads, *SHARED}
+    if own.compressor != "none":
+        found.add("error_feedback")
+    if own.compressor == "top_k":
+        found.add("top_share")
+    return found
+
+
+def rates(config: ConfigDict) -> set[float]:
+    """The learning rates of the rules, at the peak of the schedule."""
+    return {
+        float(value)
+        for rule in config.optim.rules.values()
+        for name, value in rule.items()
+        if is_learning_rate(name) and value is not None
+    }
+
+
+def filled(config: ConfigDict) -> ConfigDict:
+    """`config.local_updates` with defaults of the method and the rules where unset."""
+    own = config.local_updates.copy_and_resolve_references()
+    known = inspect.signature(METHODS[own.name].defaults).parameters
+    for key in reads(own).difference(_OPTIONAL):
+        if own[key] is not None:
+            continue
+        if key == "learning_rate":
+            own[key] = max(rates(config), default=None)
+        elif key in known and known[key].default is not inspect.Parameter.empty:
+            own[key] = known[key].default
+        else:
+            own[key] = _DEFAULTS[key]
+    return own
+
+
+def resolve_local_updates(config: ConfigDict, mesh: Mesh) -> None:
+    """Writes into a config what it leaves to the method, the rules and the mesh."""
+    if not is_on(config):
+        return
+    own, places = filled(config), mesh.shape["replica"]
+    own.replicas = places if own.replicas is None else own.replicas
+    if own.mode == "auto":
+        own.mode = "shard_map" if places > 1 else "vmap"
+    config.local_updates.update(own)
+
+
+def inner_config(config: ConfigDict) -> ConfigDict:
+    """The config of the inner optimizer, without a schedule where that is outside."""
+    if not (is_on(config) and method_of(config.local_updates).rate):
+        return config
+    inner = config.copy_and_resolve_references()
+    with inner.unlocked():
+        inner.train.schedule.update(name="constant", warmup=0.0)
+    return inner
+
+
+def make_local_updates(
+    config: ConfigDict, inner: optax.GradientTransformation, mesh: Mesh
+) -> LocalUpdates:
+    """The method of a resolved config around the optimizer of its `inner_config`.
+
+    Where the rate is outside, updates are multiplied by the schedule, and rules keep
+    rates of their own; a pull has the one of `local_updates.learning_rate`.
+    """
+    own = config.local_updates
+    on_mesh = own.mode == "shard_map" or mesh.shape["replica"] > 1
+    schedule = config.train.schedule
+    constant = schedule.name == "constant" and not schedule.warmup
+    return made(
+        own,
+        inner,
+        1.0 if constant else schedule_from_config(config.train),
+        num_replicas=own.replicas,
+        mode=own.mode,
+        mesh=mesh if on_mesh else None,
+        seed=config.seed,
+    )
+
+
+def replicas_of(
+    config: ConfigDict, optimizer: Optimizer, mesh: Mesh
+) -> Replicas | None:
+    """What a resolved config makes of its steps; None without local updates."""
+    own = config.local_updates
+    if not is_on(config):
+        return None
+    if own.warmup_steps and optimizer.needs:
+        raise ConfigError(
+            f"{TABLE}.warmup_steps is {own.warmup_steps}, and the optimizer needs "
+            f"{sorted(optimizer.needs)} of its own rows, while a step of the warm-up "
+            "is of all rows; set 0, or take another optimizer"
+        )
+    local = make_local_updates(config, optimizer.tx, mesh)
+    return Replicas(local, config.train.steps, own.eval_params)
+
+
+def anywhere(params: PyTree) -> PyTree:
+    """Shapes alone: inside a replica the compiler spreads the optimizer's work."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+
+
+def made(
+    own: ConfigDict,
+    inner: optax.GradientTransformation,
+    schedule: optax.ScalarOrSchedule,
+    *,
+    seed: int,
+    **where: Any,
+) -> LocalUpdates:
+    """The method of a filled `local_updates`; asks for no device without a mesh.
+
+    Fails: `ConfigError` for what cannot be together.
+    """
+    method = method_of(own)
+    options = {key: own[key] for key in method.reads}
+    options |= {
+        "period": own.period,
+        "warmup_steps": own.warmup_steps,
+        "drop_nonfinite": own.drop_nonfinite,
+        "shard_outer": own.shard_outer,
+        **where,
+    }
+    if method is METHODS["noloco"] or method is METHODS["palsgd"]:
+        # Not the key that parameters are drawn from.
+        options["key"] = np.array([0xC0145, seed % 2**32], np.uint32)
+    if method is METHODS["palsgd"]:
+        # The rate outside is the schedule alone.
+        options["strength"] = own.strength * options.pop("learning_rate")
+        options["pull_mask"] = _mask(options.pop("pull_match"))
+    if own.compressor != "none":
+        options["exchange"] = compressed_mean(_compressor(own), beta=own.error_feedback)
+    if method.rate:
+        return method.make(_ascending(inner), schedule, **options)
+    return method.make(inner, **options)
+
+
+def _mask(match: str | None) -> Callable[[str], bool] | None:
+    if match is None:
+        return None
+    pattern = re.compile(match)
+    return lambda path: pattern.search(path) is not None
+
+
+def _compressor(own: ConfigDict) -> Compressor:
+    if own.compressor == "top_k":
+        return top_k(own.top_share)
+    return COMPRESSORS[own.compressor]()
+
+
+def _ascending(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """`inner` with the sign that `local_updates` asks of one whose rate is outside."""
+    inner = optax.with_extra_args_support(inner)
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
+    ) -> tuple[PyTree, PyTree]:
+        updates, state = inner.update(updates, state, params, **extra_args)
+        return jax.tree.map(lambda u: -u, updates), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)

@@ -1,0 +1,294 @@
+"""`config.local_updates`: a run whose replicas train apart and meet now and then."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jopt.errors import ConfigError
+from jopt.training import presets
+from jopt.training._checkpoints import Checkpoints
+from jopt.training._config import default_config
+from jopt.training._config_checks import validate
+from jopt.training._explain import explain
+from jopt.training._plan import make_plan, resolve
+from jopt.tree import digest, named_leaves
+
+R, H = 4, 4
+
+
+def small(name="diloco", *, momentum=0.9, **own):
+    """A perceptron on digits, four simulated replicas that meet every four steps."""
+    config = presets.digits()
+    config.model.update(hidden_dim=8, num_layers=1)
+    config.optim.order = ("all",)
+    config.optim.rules.all = presets.rule(".*", "optax:sgd", 0.1, momentum=momentum)
+    config.train.update(steps=10, batch_size=16, compute_dtype="float32")
+    config.monitor.every_steps = 0
+    if name != "none":
+        config.local_updates.update({"name": name, "replicas": R, "period": H, **own})
+    return config
+
+
+def batches(plan, first=0, last=None, spoilt=()):
+    """Batches of random images by step; the rows of some (step, replica) are NaN."""
+    steps = plan.config.train.steps if last is None else last
+    for step in range(first, steps):
+        random = np.random.default_rng(step)
+        inputs = random.normal(size=(16, 8, 8, 1)).astype(np.float32)
+        for at, replica in spoilt:
+            if at == step:
+                inputs[4 * replica : 4 * replica + 4] = np.nan
+        yield plan.put(
+            {
+                "inputs": inputs,
+                "targets": random.integers(0, 10, 16).astype(np.int32),
+                "mask": np.ones(16, np.float32),
+                "domain": np.zeros(16, np.int32),
+            }
+        )
+
+
+def train(plan, state=None, **chosen):
+    """The last state, and what each step says of itself."""
+    state, records = plan.init() if state is None else state, []
+    for batch in batches(plan, int(state.step), **chosen):
+        state, metrics = plan.step_of(1, int(state.step))(state, batch)
+        records.append({name: float(x) for name, x in plan.read(metrics).items()})
+    return state, records
+
+
+@functools.cache
+def planned(*args, **own):
+    return make_plan(resolve(small(*args, **own)))
+
+
+def gap(a, b):
+    a, b = named_leaves(a), named_leaves(b)
+    assert a.keys() == b.keys()
+    return max(float(np.max(np.abs(a[k] - b[k]))) for k in a)
+
+
+@pytest.mark.slow
+def test_one_step_apart_is_the_data_parallel_run():
+    """Property 1, over ten steps of SGD; measured 6e-8."""
+    alone, apart = (
+        planned("none", momentum=0.0),
+        planned("local_sgd", period=1, momentum=0.0),
+    )
+    one, plain = train(alone)
+    many, records = train(apart)
+    assert gap(alone.model_of(one).params, apart.model_of(many).params) < 1e-6
+    assert records[-1]["train/loss"] == pytest.approx(plain[-1]["train/loss"], abs=1e-6)
+    assert records[-1]["train/examples"] == 16
+    assert int(many.cursor) == int(one.cursor) == 160
+
+
+@pytest.mark.slow
+def test_palsgd_without_pulls_is_diloco_to_the_bit():
+    pulled = planned("palsgd", probability=0.0, outer_learning_rate=0.7)
+    plain = planned("diloco")
+    ends = [plan.model_of(train(plan)[0]).params for plan in (pulled, plain)]
+    assert digest(ends[0]) == digest(ends[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("palsgd", {"probability": 0.5}),
+        pytest.param("post_local_sgd", {"warmup_steps": 3}, marks=pytest.mark.slow),
+        pytest.param("slowmo", {}, marks=pytest.mark.slow),
+        pytest.param(
+            "streaming_diloco",
+            {"delay": 1, "compressor": "int4"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("noloco", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_resumed_within_a_round_is_the_unbroken_one(name, own, tmp_path):
+    """Property 10, at inner step 7 of rounds of 4, through files."""
+    plan = planned(name, **own)
+    middle, _ = train(plan, last=7)
+    store = Checkpoints(tmp_path, keep=1)
+    store.save(7, middle)
+    end, records = train(plan, middle)
+    again, _ = train(plan, store.restore(7, plan.shapes))
+    store.close()
+    assert digest(end) == digest(again)
+    first = {path: x[0] for path, x in named_leaves(end.params).items()}
+    for path, leaf in named_leaves(end.params).items():
+        assert np.array_equal(leaf, np.broadcast_to(first[path], leaf.shape)), path
+    assert gap(plan.model_of(end).params, first) == 0, "the run ends with a sync"
+    assert all(np.isfinite(r["local_updates/drift"]) for r in records)
+
+
+def test_records_say_what_replicas_do():
+    plan = planned("palsgd", probability=0.5)
+    _, records = train(plan)
+    took = [r["local_updates/gradients"] for r in records]
+    assert 0 < sum(took) < R * len(took)
+    for record, number in zip(records, took, strict=True):
+        assert ("train/loss" in record) == (number > 0)
+        assert record["local_updates/drift"] >= 0
+    rounds = [r["local_updates/rounds"] for r in records]
+    # After steps 4 and 8, and at the end of the run.
+    assert rounds == [0, 0, 0, 1, 1, 1, 1, 2, 2, 3]
+    count = sum(x.size for x in jax.tree.leaves(plan.params))
+    assert records[-1]["local_updates/payload_bytes_model"] == 3 * (4 * count + 4)
+
+
+def test_a_replica_that_is_not_finite_is_dropped():
+    plan = planned("diloco")
+    end, records = train(plan, spoilt=[(1, 2)])
+    assert np.isfinite(records[2]["train/loss"]), "of the three others"
+    assert [r["local_updates/dropped_total"] for r in records][2:5] == [0, 1, 1]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(plan.model_of(end).params))
+
+
+@pytest.mark.slow
+def test_a_replica_that_is_not_finite_is_seen_where_it_is_not_dropped():
+    kept = planned("diloco", drop_nonfinite=False)
+    assert np.isnan(train(kept, spoilt=[(1, 2)], last=3)[1][2]["train/loss"])
+
+
+def test_a_model_stands_for_the_replicas():
+    plan = planned("diloco")
+    state, _ = train(plan, last=6)
+    expected = {
+        "anchor": state.opt_state.anchor,
+        "mean": jax.tree.map(lambda x: x.mean(0), state.params),
+        "replica0": jax.tree.map(lambda x: x[0], state.params),
+    }
+    assert gap(expected["anchor"], expected["mean"]) > 0
+    for which, params in expected.items():
+        found, _ = dataclasses.replace(plan.replicas, eval_params=which).model(state)
+        assert gap(found, params) == 0, which
+    shapes = jax.tree.map(lambda x: x.shape, plan.model_of(state).params)
+    assert shapes == jax.tree.map(lambda x: x.shape, plan.params)
+
+
+@pytest.mark.slow
+def test_statistics_of_batch_norm_are_averaged_at_a_sync():
+    config = presets.images("resnet", "digits")
+    config.model.update(depths=(1,), width=4)
+    config.train.update(batch_size=16, steps=9, compute_dtype="float32")
+    config.monitor.every_steps = 0
+    config.optim.order = ("all",)
+    config.optim.rules.all = presets.rule(".*", "sgd", 0.1)
+    config.local_updates.update(name="local_sgd", replicas=2, period=2)
+    plan = make_plan(resolve(config))
+    state, _ = train(plan, last=1)
+    buffers = named_leaves(state.opt_state.buffers)
+    assert any(np.ptp(x, axis=0).max() > 1e-3 for x in buffers.values())
+    found = named_leaves(plan.model_of(state).model_state)
+    for path, leaf in buffers.items():
+        np.testing.assert_allclose(found[path], leaf.mean(0), rtol=1e-6, err_msg=path)
+    state, _ = train(plan, state, last=2)
+    for path, leaf in named_leaves(state.opt_state.buffers).items():
+        assert np.array_equal(leaf[0], leaf[1]), path
+
+
+@pytest.mark.slow
+def test_rates_of_the_rules_stay_apart_under_a_rate_outside():
+    """With kappa = 0 and no coin that pulls, PALSGD is DiLoCo at a higher rate."""
+    config = small("palsgd", probability=1e-9, strength=0.0, learning_rate=0.1)
+    config.optim.order = ("head", "rest")
+    del config.optim.rules["all"]
+    config.optim.rules.head = presets.rule("head", "optax:sgd", 0.02)
+    config.optim.rules.rest = presets.rule(".*", "optax:sgd", 0.1)
+    plan = make_plan(resolve(config))
+    end = plan.model_of(train(plan)[0]).params
+    keys = ("probability", "strength", "learning_rate")
+    config.local_updates.update({"name": "diloco", **dict.fromkeys(keys)})
+    plain = make_plan(resolve(config))
+    assert gap(end, plain.model_of(train(plain)[0]).params) < 1e-6
+
+
+FAULTS = {
+    "did you mean 'diloco'": {"local_updates.name": "dilco"},
+    "local_updates.alpha is 1.0, which 'diloco' does not": {"local_updates.alpha": 1.0},
+    "local_updates.period is 8, but": {"local_updates.name": "none"},
+    "period is 0; expected 1 step": {"local_updates.period": 0},
+    "local_updates.replicas is 3; a multiple": {
+        "local_updates.replicas": 3,
+        "mesh.replica": 2,
+    },
+    "3 replicas": {"local_updates.replicas": 3},
+    "rules of optim are": {"local_updates.name": "muloco"},
+    "oracle.name is 'sam'": {"oracle.name": "sam"},
+    "train.adaptive_batch.enabled measures": {
+        "train.adaptive_batch.enabled": True,
+        "train.adaptive_batch.max_batch_size": 128,
+    },
+    "optim.whole_tree.optimizer is 'adgd'": {"optim.whole_tree.optimizer.name": "adgd"},
+    "optim.whole_tree.skip_nonfinite is True": {
+        "optim.whole_tree.skip_nonfinite": True
+    },
+    "monitor.every_steps is 50": {"local_updates.name": "slowmo"},
+    "'stability_ratio', which is about one": {
+        "monitor.curvature.every_steps": 5,
+        "monitor.curvature.what": ("stability_ratio",),
+    },
+    "warmup_steps is 0; replicas of": {"local_updates.name": "post_local_sgd"},
+    "local_updates: shard_outer cuts the anchor": {
+        "local_updates.name": "streaming_diloco",
+        "local_updates.shard_outer": True,
+    },
+    "probability is 1.0; it lies in": {
+        "local_updates.name": "palsgd",
+        "local_updates.probability": 1.0,
+        "monitor.every_steps": 0,
+    },
+    "is 5, and a pull goes at most": {
+        "local_updates.name": "palsgd",
+        "local_updates.strength": 10.0,
+        "train.schedule.name": "constant",
+    },
+    "sends all to one other": {
+        "local_updates.name": "noloco",
+        "local_updates.compressor": "int8",
+    },
+    "top_share is 0.5, which": {"local_updates.top_share": 0.5},
+    "warmup_steps is -1; it must be": {"local_updates.warmup_steps": -1},
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_faults_name_the_key(message):
+    config = presets.digits()
+    config.optim.order = ("all",)
+    config.optim.rules.all = presets.rule(".*", "optax:sgd", 0.1)
+    config.local_updates.update(name="diloco", replicas=2, period=8)
+    config.update_from_flattened_dict(FAULTS[message])
+    with pytest.raises(ConfigError) as error:
+        validate(config)
+    assert message in str(error.value)
+
+
+def test_defaults_of_the_method_are_written_into_the_config():
+    config = small("palsgd")
+    config.local_updates.period = None
+    own = resolve(config).local_updates
+    assert (own.probability, own.strength, own.period) == (0.2, 0.5, 100)
+    assert (own.learning_rate, own.outer_momentum, own.mode) == (0.1, 0.9, "vmap")
+    assert own.alpha is None and not own.coupled
+    assert resolve(default_config()).local_updates.period is None
+
+
+def test_explain_knows_of_replicas():
+    plan = planned("streaming_diloco", fragments=2, delay=1)
+    text = explain(plan)
+    whole = sum(4 * x.size for x in jax.tree.leaves(plan.params))
+    for words in (
+        "streaming_diloco: 4 replicas (simulated by vmap, nothing is sent)",
+        "every 4 steps, 2 fragments, received 1 later (overlap: semantic)",
+        f"{R * whole:,} bytes of parameters",
+        f"{whole:,} bytes of anchor",
+        f"a round sends     {whole + 8:,} bytes (model)",
+    ):
+        assert words in text, text
