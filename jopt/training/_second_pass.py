@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,25 @@ from jopt.training._tasks import Task
 from jopt.transforms import most_risen
 
 PyTree = Any
-# (other parameters, parameters, outputs at the parameters or None, model state, batch,
-# key) -> a scalar, whose gradient by the other parameters is the second gradient.
+# (other parameters, clean pass, model state, batch, key) -> a scalar, whose gradient by
+# the other parameters is the second gradient.
 Second: TypeAlias = Callable[..., jax.Array]
 
 # The tap that has the outputs of a model, see `handing_outputs`.
 OUTPUTS = "outputs"
 READS_OUTPUTS = ("functional_sam", "esam")
+
+
+class Clean(NamedTuple):
+    """What a second pass may know of the first.
+
+    Attributes:
+        params: where it was made.
+        outputs: of the model there; None where they are not at hand.
+    """
+
+    params: PyTree
+    outputs: PyTree = None
 
 
 def handing_outputs(model: Model) -> Model:
@@ -52,18 +64,20 @@ def second_pass(oracle: ConfigDict, task: Task, model: Model) -> Second:
     objective = task.objective(model)
 
     def plain(
-        other: PyTree,
-        params: PyTree,
-        clean: PyTree,
-        state: PyTree,
-        batch: PyTree,
-        key: jax.Array,
+        other: PyTree, clean: Clean, state: PyTree, batch: PyTree, key: jax.Array
     ) -> jax.Array:
-        del params, clean
+        del clean
         return objective(other, state, batch, key)[0]
 
     def outputs(p: PyTree, state: PyTree, batch: PyTree, key: jax.Array) -> PyTree:
         return model.apply(p, state, batch, key=key, train=True)[0]
+
+    def clean_outputs(
+        clean: Clean, state: PyTree, batch: PyTree, key: jax.Array
+    ) -> PyTree:
+        if clean.outputs is not None:
+            return clean.outputs
+        return outputs(clean.params, state, batch, key)
 
     def loss_of(z: PyTree, state: PyTree, batch: PyTree, key: jax.Array) -> jax.Array:
         """The objective of a model with these outputs."""
@@ -75,15 +89,9 @@ def second_pass(oracle: ConfigDict, task: Task, model: Model) -> Second:
         return task.objective(fixed)({}, state, batch, key)[0]
 
     def functional(
-        other: PyTree,
-        params: PyTree,
-        clean: PyTree,
-        state: PyTree,
-        batch: PyTree,
-        key: jax.Array,
+        other: PyTree, clean: Clean, state: PyTree, batch: PyTree, key: jax.Array
     ) -> jax.Array:
-        z = outputs(params, state, batch, key) if clean is None else clean
-        z = jax.lax.stop_gradient(z)
+        z = jax.lax.stop_gradient(clean_outputs(clean, state, batch, key))
         cotangent = jax.grad(loss_of)(z, state, batch, key)
         products = jax.tree.map(
             lambda c, o: jnp.sum(c.astype(jnp.float32) * o.astype(jnp.float32)),
@@ -102,14 +110,9 @@ def second_pass(oracle: ConfigDict, task: Task, model: Model) -> Second:
         return jax.vmap(one)(z, batch)
 
     def selective(
-        other: PyTree,
-        params: PyTree,
-        clean: PyTree,
-        state: PyTree,
-        batch: PyTree,
-        key: jax.Array,
+        other: PyTree, clean: Clean, state: PyTree, batch: PyTree, key: jax.Array
     ) -> jax.Array:
-        z = outputs(params, state, batch, key) if clean is None else clean
+        z = clean_outputs(clean, state, batch, key)
         moved = outputs(other, state, batch, key)
         before, after = (row_losses(x, state, batch, key) for x in (z, moved))
         chosen = most_risen(jax.lax.stop_gradient(after - before), gamma)

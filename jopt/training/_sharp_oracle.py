@@ -17,6 +17,7 @@ from jopt.training._oracles import Gradients, Oracle, Refine, value_and_grad
 from jopt.training._second_pass import (
     OUTPUTS,
     READS_OUTPUTS,
+    Clean,
     Second,
     handing_outputs,
     second_pass,
@@ -92,13 +93,13 @@ def climbing_together(
     ) -> tuple[Gradients, SharpnessState]:
         clean, _ = inner.apply({}, params, model_state, batch, key, grams_due)
         taps = dict(clean.aux.taps)
-        outputs = taps.pop(OUTPUTS, None)
+        first = Clean(params, taps.pop(OUTPUTS, None))
         clean = clean._replace(aux=clean.aux._replace(taps=taps))
 
         def objective(
             other: PyTree, model_state: PyTree, rows: PyTree, key: jax.Array
         ) -> tuple[jax.Array, Aux]:
-            value = second(other, params, outputs, model_state, rows, key)
+            value = second(other, first, model_state, rows, key)
             return value, Aux({}, model_state, {})
 
         again = value_and_grad(objective, accumulation=microbatches)
@@ -128,7 +129,7 @@ def climbing_alone(member: Sharpness, second: Second) -> Refine:
         key: jax.Array,
     ) -> tuple[PyTree, SharpnessState]:
         def grad_at(other: PyTree) -> PyTree:
-            return jax.grad(second)(other, params, None, model_state, rows, key)
+            return jax.grad(second)(other, Clean(params), model_state, rows, key)
 
         combined = member.gradient(state, params, grads, grad_at)
         return combined.grads, combined.state
