@@ -16,11 +16,11 @@ JUDGED = "tsv_m"
 QUOTED = {
     "original": (86.2, 74.9, 96.1, 96.2),
     "norm mismatch": (59.3, 56.1, 68.9, 82.1),
-    "mismatch, rescale only": (85.1, 73.7, 94.2, 94.3),
+    "mismatch + rescale": (85.1, 73.7, 94.2, 94.3),
     "mismatch + DisTaC": (86.8, 75.8, 95.9, 95.6),
     "smoothing 0.1": (72.1, 60.7, 82.0, 83.6),
     "smoothing + DisTaC": (88.3, 84.5, 97.6, 96.2),
-    "smoothing + DisTaC (1, 1)": (72.1, 60.7, 82.0, 83.6),
+    "smoothing + DisTaC (1,1)": (72.1, 60.7, 82.0, 83.6),
 }
 _QUOTED_METHODS = ("task_arithmetic", "ties", "tsv_m", "iso_c")
 _FIGURES = (

@@ -31,11 +31,11 @@ _LONG = Setting(long=0)
 SETTINGS = {
     "original": Setting(),
     "norm mismatch": _LONG,
-    "mismatch, rescale only": _LONG._replace(conditioning=_SHORTEN._replace(steps=0)),
+    "mismatch + rescale": _LONG._replace(conditioning=_SHORTEN._replace(steps=0)),
     "mismatch + DisTaC": _LONG._replace(conditioning=_SHORTEN),
     "smoothing 0.1": Setting(_SMOOTH),
     "smoothing + DisTaC": Setting(_SMOOTH, conditioning=_SHARPEN),
-    "smoothing + DisTaC (1, 1)": Setting(
+    "smoothing + DisTaC (1,1)": Setting(
         _SMOOTH, conditioning=_SHARPEN._replace(temperatures=(1.0, 1.0))
     ),
     "Mixup": Setting(_MIXUP),
@@ -81,7 +81,7 @@ def chunks(size: str) -> dict[str, Cell]:
     """The cells of a study, by seed and setting.
 
     >>> list(chunks("smoke"))
-    ['0 original', '0 norm mismatch, task 0', '0 mismatch + DisTaC, task 0']
+    ['0 original', '0 norm mismatch of 0', '0 mismatch + DisTaC of 0']
     """
     check_choice("size", size, SIZES)
     wanted = SIZES[size]
@@ -90,7 +90,7 @@ def chunks(size: str) -> dict[str, Cell]:
         for name in wanted.settings:
             setting = shorter(SETTINGS[name], wanted.distilled)
             for long in (None,) if setting.long is None else wanted.long:
-                key = f"{seed} {name}" + ("" if long is None else f", task {long}")
+                key = f"{seed} {name}" + ("" if long is None else f" of {long}")
                 found[key] = Cell(
                     (("setting", name), ("long", "" if long is None else long)),
                     setting._replace(long=long),
