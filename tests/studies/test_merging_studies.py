@@ -101,7 +101,7 @@ def test_the_demands_know_good_from_bad():
 
 def test_settings_change_one_thing_each():
     for setting in SETTINGS.values():
-        assert (setting.long is None) or setting.recipe == Recipe()
+        assert setting.sources.long is None or setting.sources.recipe == Recipe()
     for sweep in SWEEPS.values():
         assert len(set(sweep.settings.values())) == len(sweep.settings)
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from jopt.merging import Distillation, distill, mean_of_others, scale, task_norms
 from jopt.studies.merging._model import Encoder, Head, logits
-from jopt.studies.merging._sources import BATCH, World, clipped_adam
+from jopt.studies.merging._optimizers import clipped_adam
+from jopt.studies.merging._sources import BATCH, World
 from jopt.tree import PyTree
 
 # T tasks; N examples; D pixels; B batch; K steps.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jopt.linalg import nuclear_rank, stable_rank
 from jopt.merging import cosine_matrix, task_norms
 from jopt.objectives import calibration
 from jopt.studies.merging._methods import Merged
@@ -21,7 +23,10 @@ from jopt.tree import PyTree
 
 
 def of_sources(world: World, stacked: PyTree, encoders: Encoder) -> dict[str, Any]:
-    """Accuracy and entropy on their own tasks, norms, and cosines between them."""
+    """Accuracy and entropy on their own tasks; size and shape of the vectors.
+
+    Ranks are means over the matrices of all tasks.
+    """
     norms_T = np.asarray(task_norms(stacked))
     cosines_TT = np.asarray(cosine_matrix(stacked))
     beside = cosines_TT[~np.eye(len(cosines_TT), dtype=bool)]
@@ -33,6 +38,8 @@ def of_sources(world: World, stacked: PyTree, encoders: Encoder) -> dict[str, An
         "norm": np.mean(norms_T),
         "norm_ratio": np.max(norms_T) / np.median(norms_T),
         "cosine": np.mean(beside),
+        "stable_rank": _mean_of_matrices(stable_rank, stacked),
+        "nuclear_rank": _mean_of_matrices(nuclear_rank, stacked),
     }
 
 
@@ -52,6 +59,12 @@ def of_merged(world: World, model: Merged, reference_T: np.ndarray) -> dict[str,
         "normalised": np.mean(accuracy_T / reference_T),
         **found,
     }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_of_matrices(fn: Callable[[jax.Array], jax.Array], stacked: PyTree) -> Any:
+    matrices = [x for x in jax.tree.leaves(stacked) if x.ndim == 3]
+    return jnp.mean(jnp.stack([fn(x_TMN) for x_TMN in matrices]))
 
 
 @functools.partial(jax.jit, static_argnums=4)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jopt.studies.merging._model import Encoder, accuracies, task_logits
-from jopt.studies.merging._sources import Recipe, World, fine_tuned, make_world
+from jopt.studies.merging._sources import Sources, fine_tuned, make_world
 from jopt.studies.merging._tasks import TASKS
 from jopt.tree import named_leaves
 from jopt.weights._safetensors import missing
@@ -37,9 +37,9 @@ def write_sources(steps: int, folder: Path) -> str:
     if fault := missing():
         return f"no model files: {fault}"
     world = make_world(SEED, "cosine")
-    plain = fine_tuned(SEED, "cosine", Recipe(), steps)
     place = list(TASKS).index(LONG)
-    long = fine_tuned(SEED, "cosine", Recipe(), steps, place)
+    plain = fine_tuned(SEED, Sources(), steps)
+    long = fine_tuned(SEED, Sources(long=place), steps)
     models = {
         "base": world.model.encoder,
         **{name: _of(plain, task) for task, name in enumerate(TASKS)},
@@ -70,11 +70,6 @@ def validation_accuracies(params: Mapping[str, Any], state: Any) -> jax.Array:
     For `search.evaluate` of `python -m jopt merge`.
     """
     del state
-    split = _validation()
+    split = make_world(SEED, "cosine").splits.validation
     z_TNC = task_logits(params["encoder"], params["heads"], split.inputs, own=False)
     return accuracies(z_TNC, split.targets)
-
-
-def _validation() -> Any:
-    world: World = make_world(SEED, "cosine")
-    return world.splits.validation

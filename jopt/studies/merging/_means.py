@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jopt.studies._experiment import Row
-
-# S seeds.
+from jopt.studies.statistics import mean_and_error
 
 
 class Mean(NamedTuple):
@@ -29,10 +28,8 @@ def mean_over_seeds(rows: Sequence[Row], figure: str) -> Mean:
     by_seed: dict[str, list[float]] = {}
     for row in rows:
         by_seed.setdefault(row["seed"], []).append(float(row[figure]))
-    means_S = np.array([np.mean(values) for values in by_seed.values()])
-    count = len(means_S)
-    error = means_S.std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
-    return Mean(float(means_S.mean()), float(error))
+    value, error = mean_and_error([np.mean(values) for values in by_seed.values()])
+    return Mean(float(value), float(error))
 
 
 def percent(mean: Mean) -> str:

@@ -12,8 +12,8 @@ from jopt.studies._experiment import Row
 from jopt.studies.merging._conditioning import Conditioning, condition
 from jopt.studies.merging._figures import of_merged, of_sources
 from jopt.studies.merging._methods import accuracy, merged, models, vectors
-from jopt.studies.merging._model import Encoder, HeadKind
-from jopt.studies.merging._sources import Recipe, World, fine_tuned, make_world
+from jopt.studies.merging._model import Encoder
+from jopt.studies.merging._sources import Sources, World, fine_tuned, make_world
 from jopt.studies.merging._tasks import TASKS
 from jopt.tree import PyTree
 
@@ -23,19 +23,15 @@ GRID = tuple(np.linspace(0, 3, 61).tolist())
 
 
 class Setting(NamedTuple):
-    """How sources come to be.
+    """How task vectors come to be.
 
     Attributes:
-        recipe: of their fine-tuning.
-        long: the task whose vector is long, if any.
-        conditioning: of the long task where there is one, else of all; None: none.
-        head: of the model.
+        sources: how they are fine-tuned.
+        conditioning: of the long vector where there is one, else of all; None: none.
     """
 
-    recipe: Recipe = Recipe()
-    long: int | None = None
+    sources: Sources = Sources()
     conditioning: Conditioning | None = None
-    head: HeadKind = "cosine"
 
 
 class Cell(NamedTuple):
@@ -61,18 +57,21 @@ class Cell(NamedTuple):
 def compute(cell: Cell) -> list[Row]:
     """A row for each method; what is about the sources is the same in all of them."""
     sources, stacked = prepared(cell.seed, cell.setting, cell.steps)
-    return rows(make_world(cell.seed, cell.setting.head), cell, sources, stacked)
+    return rows(
+        make_world(cell.seed, cell.setting.sources.head), cell, sources, stacked
+    )
 
 
 @functools.lru_cache(maxsize=16)
 def prepared(seed: int, setting: Setting, steps: int) -> tuple[Encoder, PyTree]:
     """The sources, and their task vectors as they are merged; leaves (T, ...)."""
-    world = make_world(seed, setting.head)
-    sources = fine_tuned(seed, setting.head, setting.recipe, steps, setting.long)
+    world = make_world(seed, setting.sources.head)
+    sources = fine_tuned(seed, setting.sources, steps)
     stacked = vectors(world.model.encoder, sources)
     if setting.conditioning is None:
         return sources, stacked
-    tasks = tuple(range(len(TASKS))) if setting.long is None else (setting.long,)
+    long = setting.sources.long
+    tasks = tuple(range(len(TASKS))) if long is None else (long,)
     key = jax.random.fold_in(jax.random.key(seed), 2)
     return sources, condition(world, stacked, setting.conditioning, tasks, key)
 
@@ -83,7 +82,10 @@ def rows(world: World, cell: Cell, sources: Encoder, stacked: PyTree) -> list[Ro
     over_validation_T = np.asarray(accuracy(world, validation, sources, own=True))
     over_test_T = np.asarray(accuracy(world, test, sources, own=True))
     encoders = models(world.model.encoder, stacked)
-    shared = of_sources(world, stacked, encoders)
+    shared = {
+        "reference_validation": np.mean(over_validation_T),
+        **of_sources(world, stacked, encoders),
+    }
     found = []
     for method in cell.methods:
         model = merged(method, world, stacked, over_validation_T, cell.grid)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jopt.objectives._classification import row_loss
 from jopt.objectives._cross_entropy import cross_entropy
 from jopt.studies.merging._model import Encoder, Head, HeadKind, Model, init_model
 from jopt.studies.merging._model import logits as logits_of
+from jopt.studies.merging._optimizers import OPTIMIZERS
 from jopt.studies.merging._tasks import TASKS, Split, Splits, load_splits
 
 # T tasks; N examples; D pixels; B batch; K steps; C classes.
@@ -23,8 +23,6 @@ from jopt.studies.merging._tasks import TASKS, Split, Splits, load_splits
 BATCH = 64
 PRETRAINING_STEPS, PRETRAINING_RATE = 15, 1e-3
 RATE, LONG_RATE = 1e-3, 2e-2
-
-MakeOptimizer = Callable[[Any, int], optax.GradientTransformation]
 
 
 class Recipe(NamedTuple):
@@ -40,6 +38,24 @@ class Recipe(NamedTuple):
     smoothing: float = 0.0
     focal: float = 0.0
     mixup: float = 0.0
+
+
+class Sources(NamedTuple):
+    """How all sources are fine-tuned.
+
+    Attributes:
+        recipe: beside the optimizer.
+        long: the task that has the rate `LONG_RATE`, and so a long task vector.
+        head: of the model.
+        optimizer: a name of `OPTIMIZERS`.
+        rate: of the others.
+    """
+
+    recipe: Recipe = Recipe()
+    long: int | None = None
+    head: HeadKind = "cosine"
+    optimizer: str = "adam"
+    rate: float = RATE
 
 
 class World(NamedTuple):
@@ -76,53 +92,34 @@ def _pretrain(start: Model, split: Split, key: jax.Array) -> Model:
     return model
 
 
-def clipped_adam(rate: Any, steps: int) -> optax.GradientTransformation:
-    """Clipping to norm 1, Adam, and a cosine from the rate to zero."""
-    schedule = optax.cosine_decay_schedule(rate, steps)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-
-
 @functools.lru_cache(maxsize=8)
-def fine_tuned(
-    seed: int, head: HeadKind, recipe: Recipe, steps: int, long: int | None = None
+def fine_tuned(seed: int, sources: Sources, steps: int) -> Encoder:
+    """The encoders of all tasks, leaves (T, ...)."""
+    if sources.long is None:
+        return _fine_tuned(seed, sources, steps, tuple(range(len(TASKS))))
+    others = fine_tuned(seed, sources._replace(long=None), steps)
+    own = sources._replace(rate=LONG_RATE)
+    long = _fine_tuned(seed, own, steps, (sources.long,))
+    return jax.tree.map(lambda x_T, x: x_T.at[sources.long].set(x[0]), others, long)
+
+
+def _fine_tuned(
+    seed: int, sources: Sources, steps: int, tasks: tuple[int, ...]
 ) -> Encoder:
-    """The encoders of all tasks, leaves (T, ...).
-
-    Args:
-        long: the task that has the high learning rate, and so a long task vector.
-    """
-    if long is not None:
-        others = fine_tuned(seed, head, recipe, steps)
-        own = fine_tune(seed, head, recipe, steps, (long,), jnp.array([LONG_RATE]))
-        return jax.tree.map(lambda x_T, x: x_T.at[long].set(x[0]), others, own)
-    tasks = tuple(range(len(TASKS)))
-    return fine_tune(seed, head, recipe, steps, tasks, jnp.full(len(tasks), RATE))
-
-
-def fine_tune(
-    seed: int,
-    head: HeadKind,
-    recipe: Recipe,
-    steps: int,
-    tasks: tuple[int, ...],
-    rates_T: jax.Array,
-    make_optimizer: MakeOptimizer = clipped_adam,
-) -> Encoder:
-    """The encoders of some tasks, leaves (T, ...). What a task draws is its own."""
-    world = make_world(seed, head)
+    """The encoders of some tasks. What a task draws is its own."""
+    world = make_world(seed, sources.head)
     chosen = np.array(tasks)
     key = jax.random.fold_in(jax.random.key(seed), 1)
-    keys_T = jax.vmap(functools.partial(jax.random.fold_in, key))(chosen)
     return _fine_tune(
         world.model.encoder,
         jax.tree.map(lambda x: x[chosen], world.model.heads),
         world.splits.train.inputs[chosen],
         world.splits.train.targets,
-        keys_T,
-        rates_T,
-        recipe,
+        jax.vmap(functools.partial(jax.random.fold_in, key))(chosen),
+        jnp.float32(sources.rate),
+        sources.recipe,
+        sources.optimizer,
         steps,
-        make_optimizer,
     )
 
 
@@ -133,21 +130,22 @@ def _fine_tune(
     inputs_TND: jax.Array,
     targets_N: jax.Array,
     keys_T: jax.Array,
-    rates_T: jax.Array,
+    rate: jax.Array,
     recipe: Recipe,
+    optimizer: str,
     steps: int,
-    make_optimizer: MakeOptimizer,
 ) -> Encoder:
-    def one(head: Head, x_ND: jax.Array, key: jax.Array, rate: jax.Array) -> Encoder:
+    tx = OPTIMIZERS[optimizer](rate, steps)
+
+    def one(head: Head, x_ND: jax.Array, key: jax.Array) -> Encoder:
         def loss(encoder: Encoder, batch: tuple, _: None) -> tuple[jax.Array, dict]:
             return _loss(encoder, head, x_ND, targets_N, batch, recipe), {}
 
-        tx = make_optimizer(rate, steps)
         batches = _draws(key, steps, len(targets_N), recipe)
         (encoder, _), _ = descend(loss, (base, tx.init(base)), batches, tx)
         return encoder
 
-    return jax.vmap(one)(heads, inputs_TND, keys_T, rates_T)
+    return jax.vmap(one)(heads, inputs_TND, keys_T)
 
 
 def _draws(

@@ -54,7 +54,8 @@ def _scaled(steps: int) -> Setting:
 
 
 def _linear(name: str) -> Setting:
-    return SETTINGS[name]._replace(head="linear")
+    setting = SETTINGS[name]
+    return setting._replace(sources=setting.sources._replace(head="linear"))
 
 
 SWEEPS = {

@@ -21,27 +21,29 @@ from jopt.studies.merging._digits_table import summarize
 from jopt.studies.merging._files import write_sources
 from jopt.studies.merging._methods import METHODS
 from jopt.studies.merging._rows import GRID, Cell, Setting, compute
-from jopt.studies.merging._sources import Recipe
+from jopt.studies.merging._sources import Recipe, Sources
 
 _SHORTEN = Conditioning(None, (10.0, 10.0), NORM_RATE)
 _SHARPEN = Conditioning()
-_SMOOTH, _MIXUP, _FOCAL = Recipe(smoothing=0.1), Recipe(mixup=1.0), Recipe(focal=3.0)
-_LONG = Setting(long=0)
+_SMOOTH = Setting(Sources(Recipe(smoothing=0.1)))
+_MIXUP = Setting(Sources(Recipe(mixup=1.0)))
+_FOCAL = Setting(Sources(Recipe(focal=3.0)))
+_LONG = Setting(Sources(long=0))
 
 SETTINGS = {
     "original": Setting(),
     "norm mismatch": _LONG,
     "mismatch + rescale": _LONG._replace(conditioning=_SHORTEN._replace(steps=0)),
     "mismatch + DisTaC": _LONG._replace(conditioning=_SHORTEN),
-    "smoothing 0.1": Setting(_SMOOTH),
-    "smoothing + DisTaC": Setting(_SMOOTH, conditioning=_SHARPEN),
-    "smoothing + DisTaC (1,1)": Setting(
-        _SMOOTH, conditioning=_SHARPEN._replace(temperatures=(1.0, 1.0))
+    "smoothing 0.1": _SMOOTH,
+    "smoothing + DisTaC": _SMOOTH._replace(conditioning=_SHARPEN),
+    "smoothing + DisTaC (1,1)": _SMOOTH._replace(
+        conditioning=_SHARPEN._replace(temperatures=(1.0, 1.0))
     ),
-    "Mixup": Setting(_MIXUP),
-    "Mixup + DisTaC": Setting(_MIXUP, conditioning=_SHARPEN),
-    "focal 3": Setting(_FOCAL),
-    "focal + DisTaC": Setting(_FOCAL, conditioning=_SHARPEN),
+    "Mixup": _MIXUP,
+    "Mixup + DisTaC": _MIXUP._replace(conditioning=_SHARPEN),
+    "focal 3": _FOCAL,
+    "focal + DisTaC": _FOCAL._replace(conditioning=_SHARPEN),
 }
 
 
@@ -89,11 +91,12 @@ def chunks(size: str) -> dict[str, Cell]:
     for seed in range(wanted.seeds):
         for name in wanted.settings:
             setting = shorter(SETTINGS[name], wanted.distilled)
-            for long in (None,) if setting.long is None else wanted.long:
+            own = setting.sources
+            for long in (None,) if own.long is None else wanted.long:
                 key = f"{seed} {name}" + ("" if long is None else f" of {long}")
                 found[key] = Cell(
                     (("setting", name), ("long", "" if long is None else long)),
-                    setting._replace(long=long),
+                    setting._replace(sources=own._replace(long=long)),
                     seed,
                     wanted.steps,
                     wanted.methods,
