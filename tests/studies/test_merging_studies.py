@@ -17,11 +17,13 @@ from jopt.studies.merging import _sources
 from jopt.studies.merging._conditioning import Conditioning, condition
 from jopt.studies.merging._digits_table import conditions, normalised_of
 from jopt.studies.merging._model import Model
+from jopt.studies.merging._optimizers_table import equal_rates
 from jopt.studies.merging._rows import Cell, Setting, compute
 from jopt.studies.merging._sources import Recipe, World
 from jopt.studies.merging._tasks import TASKS, load_splits
 from jopt.studies.merging.ablations import SWEEPS
 from jopt.studies.merging.digits import EXPERIMENT, SETTINGS
+from jopt.studies.merging.optimizers import RATES
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,6 +104,23 @@ def test_the_demands_know_good_from_bad():
     assert not any(found.margin >= 0 for found in conditions(bad))
 
 
+def test_optimizers_are_shown_where_their_sources_are_equally_accurate():
+    accuracies = {
+        "adamw": {"0.1": 0.90, "0.2": 0.95, "0.3": 0.99},
+        "sgd": {"1": 0.93, "2": 0.96, "3": 0.98},
+        "muon": {"5": 0.5},
+    }
+    rows = [
+        {"seed": seed, "optimizer": name, "rate": rate, "conditioning": conditioning}
+        | {"reference_validation": value + shift * (conditioning == "none")}
+        for name, arm in accuracies.items()
+        for rate, value in arm.items()
+        for conditioning in ("none", "DisTaC (1,10)")
+        for seed, shift in (("0", -0.02), ("1", 0.02))
+    ]
+    assert equal_rates(rows) == {"adamw": "0.2", "sgd": "2", "muon": "5"}
+
+
 def test_settings_change_one_thing_each():
     for setting in SETTINGS.values():
         assert setting.sources.long is None or setting.sources.recipe == Recipe()
@@ -156,6 +175,16 @@ def test_smoke_of_the_ablations(tmp_path, capsys):
     line = ["study", "merging_ablations", "--size=smoke", f"--workdir={tmp_path}"]
     assert main(line) == 0
     assert "### rescaling" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_smoke_of_the_optimizers(tmp_path, capsys):
+    line = ["study", "mergeability_by_optimizer", "--size=smoke"]
+    assert main([*line, f"--workdir={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    for name in RATES:
+        assert f"| {name}" in said
+    assert "nothing can be claimed" in said
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
   python -m jopt study merging_ablations --size=smoke|default|full
 
-The settings are those of `merging_digits` with one thing changed, and a linear head in
-place of the cosine one, with which low confidence does no harm.
+The settings are those of `merging_digits` with one thing changed. One sweep has a linear
+head in place of the cosine head: there low confidence should do no harm.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import NamedTuple
 from jopt.errors import check_choice
 from jopt.studies._experiment import Experiment
 from jopt.studies.merging._ablations_table import summarize
+from jopt.studies.merging._conditioning import Conditioning
 from jopt.studies.merging._rows import GRID, Cell, Setting, compute
-from jopt.studies.merging.digits import SETTINGS, shorter
+from jopt.studies.merging.digits import SETTINGS, SHARPEN, SHORTEN, shorter
 
 METHODS = ("task_arithmetic", "tsv_m")
 _ORIGINAL, _LONG = SETTINGS["original"], SETTINGS["norm mismatch"]
-_SHORTENED = SETTINGS["mismatch + DisTaC"]
-_SMOOTH, _SHARPENED = SETTINGS["smoothing 0.1"], SETTINGS["smoothing + DisTaC"]
+_SMOOTH = SETTINGS["smoothing 0.1"]
 
 
 class Sweep(NamedTuple):
@@ -36,21 +36,16 @@ class Sweep(NamedTuple):
     settings: dict[str, Setting]
 
 
-def _varied(setting: Setting, name: str, values: tuple) -> dict[str, Setting]:
-    """The setting with other values of one number of its conditioning."""
-    own = setting.conditioning
-    assert own is not None
+def _conditioned(
+    setting: Setting, conditioning: Conditioning, name: str, values: tuple
+) -> dict[str, Setting]:
+    """The setting, with other values of one number of a conditioning."""
     return {
-        str(value): setting._replace(conditioning=own._replace(**{name: value}))
+        str(value): setting._replace(
+            conditioning=conditioning._replace(**{name: value})
+        )
         for value in values
     }
-
-
-def _scaled(steps: int) -> Setting:
-    """The original vectors, to be scaled and, after some steps, distilled."""
-    shorten = _SHORTENED.conditioning
-    assert shorten is not None
-    return _ORIGINAL._replace(conditioning=shorten._replace(steps=steps))
 
 
 def _linear(name: str) -> Setting:
@@ -61,40 +56,42 @@ def _linear(name: str) -> Setting:
 SWEEPS = {
     "rescaling": Sweep(
         "all original vectors times kappa, nothing distilled",
-        _varied(_scaled(0), "kappa", (0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)),
+        _conditioned(
+            *(_ORIGINAL, SHORTEN._replace(steps=0), "kappa"),
+            (0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0),
+        ),
     ),
     "kappa": Sweep(
         "all original vectors times kappa, then distilled with (10, 10)",
-        _varied(_scaled(500), "kappa", (0.1, 0.25, 0.5)),
+        _conditioned(_ORIGINAL, SHORTEN, "kappa", (0.1, 0.25, 0.5)),
     ),
     "temperature": Sweep(
         "the student's temperature, sources with label smoothing",
         {"no DisTaC": _SMOOTH}
         | {
-            str(t): found
+            str(t): _SMOOTH._replace(
+                conditioning=SHARPEN._replace(temperatures=(1.0, float(t)))
+            )
             for t in (1, 2, 4, 10, 20)
-            for found in _varied(
-                _SHARPENED, "temperatures", ((1.0, float(t)),)
-            ).values()
         },
     ),
     "beta": Sweep(
         "the weight of the anchor, sources with label smoothing",
-        _varied(_SHARPENED, "beta", (0.0, 0.1, 1.0, 10.0)),
+        _conditioned(_SMOOTH, SHARPEN, "beta", (0.0, 0.1, 1.0, 10.0)),
     ),
     "steps": Sweep(
         "steps of DisTaC, one long vector",
-        {"no DisTaC": _LONG} | _varied(_SHORTENED, "steps", (0, 10, 100, 500)),
+        {"no DisTaC": _LONG} | _conditioned(_LONG, SHORTEN, "steps", (0, 10, 100, 500)),
     ),
     "unlabelled": Sweep(
         "the share of the 900 unlabelled images, sources with label smoothing",
-        _varied(_SHARPENED, "share", (0.02, 0.1, 0.25, 1.0)),
+        _conditioned(_SMOOTH, SHARPEN, "share", (0.02, 0.1, 0.25, 1.0)),
     ),
     "harmless": Sweep(
         "DisTaC (1, 10) where nothing is wrong",
         {
             "no DisTaC": _ORIGINAL,
-            "DisTaC": _ORIGINAL._replace(conditioning=_SHARPENED.conditioning),
+            "DisTaC": _ORIGINAL._replace(conditioning=SHARPEN),
         },
     ),
     "linear head": Sweep(

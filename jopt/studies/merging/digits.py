@@ -23,8 +23,9 @@ from jopt.studies.merging._methods import METHODS
 from jopt.studies.merging._rows import GRID, Cell, Setting, compute
 from jopt.studies.merging._sources import Recipe, Sources
 
-_SHORTEN = Conditioning(None, (10.0, 10.0), NORM_RATE)
-_SHARPEN = Conditioning()
+# Of a long vector, and of unsure sources.
+SHORTEN = Conditioning(None, (10.0, 10.0), NORM_RATE)
+SHARPEN = Conditioning()
 _SMOOTH = Setting(Sources(Recipe(smoothing=0.1)))
 _MIXUP = Setting(Sources(Recipe(mixup=1.0)))
 _FOCAL = Setting(Sources(Recipe(focal=3.0)))
@@ -33,17 +34,17 @@ _LONG = Setting(Sources(long=0))
 SETTINGS = {
     "original": Setting(),
     "norm mismatch": _LONG,
-    "mismatch + rescale": _LONG._replace(conditioning=_SHORTEN._replace(steps=0)),
-    "mismatch + DisTaC": _LONG._replace(conditioning=_SHORTEN),
+    "mismatch + rescale": _LONG._replace(conditioning=SHORTEN._replace(steps=0)),
+    "mismatch + DisTaC": _LONG._replace(conditioning=SHORTEN),
     "smoothing 0.1": _SMOOTH,
-    "smoothing + DisTaC": _SMOOTH._replace(conditioning=_SHARPEN),
+    "smoothing + DisTaC": _SMOOTH._replace(conditioning=SHARPEN),
     "smoothing + DisTaC (1,1)": _SMOOTH._replace(
-        conditioning=_SHARPEN._replace(temperatures=(1.0, 1.0))
+        conditioning=SHARPEN._replace(temperatures=(1.0, 1.0))
     ),
     "Mixup": _MIXUP,
-    "Mixup + DisTaC": _MIXUP._replace(conditioning=_SHARPEN),
+    "Mixup + DisTaC": _MIXUP._replace(conditioning=SHARPEN),
     "focal 3": _FOCAL,
-    "focal + DisTaC": _FOCAL._replace(conditioning=_SHARPEN),
+    "focal + DisTaC": _FOCAL._replace(conditioning=SHARPEN),
 }
 
 
