@@ -2,8 +2,8 @@
 
   python -m jopt study merging_ablations --size=smoke|default|full
 
-The settings are those of `merging_digits` with one thing changed. One sweep has a linear
-head in place of the cosine head: there low confidence should do no harm.
+The settings are those of `merging_digits` with one thing changed. One sweep has a
+linear head in place of the cosine head: there low confidence should do no harm.
 """
 
 from __future__ import annotations
