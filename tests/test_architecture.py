@@ -129,7 +129,7 @@ assert not xla_bridge.backends_are_initialized()
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 # Headers of these name other commands, which their own tests run.
-NOT_TRAINED = {"merge_files"}
+NOT_TRAINED = {"merge_digits", "merge_files"}
 
 
 @pytest.mark.parametrize(

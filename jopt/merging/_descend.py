@@ -37,6 +37,7 @@ def descend(
     Args:
         loss_fn: (params, batch, frozen) -> (loss, metrics).
         carry: parameters and the state of the optimizer.
+        optimizer: with the extra args `value` and `grad_fn`, for those that take them.
         frozen: arrays that the loss reads. Handed over, since what a function closes
             over becomes a constant of the program.
         project: (params, frozen) -> params, after each step.
@@ -51,11 +52,17 @@ def descend(
     (0.75, [1.0, 0.25])
     """
 
+    tx = optax.with_extra_args_support(optimizer)
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+
     def step(carry: tuple, batch: Any) -> tuple[tuple, Metrics]:
         params, state = carry
-        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, metrics), grads = value_and_grad(params, batch, frozen)
-        updates, state = optimizer.update(grads, state, params)
+        updates, state = tx.update(
+            *(grads, state, params),
+            value=loss,
+            grad_fn=lambda other: value_and_grad(other, batch, frozen)[1],
+        )
         params = optax.apply_updates(params, updates)
         if project is not None:
             params = project(params, frozen)

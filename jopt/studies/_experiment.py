@@ -52,17 +52,20 @@ class Summary(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """A study as three pure functions.
+    """A study as three pure functions, and a fourth that may leave more files.
 
     Attributes:
         chunks: size -> name of a chunk -> what `compute` needs, the same every time.
         compute: of one chunk -> its rows, all with the same keys.
         summarize: of all rows, as text, ordered as the chunks.
+        leave: of size and folder, in the end; writes further files and returns a line
+            about them.
     """
 
     chunks: Callable[[str], Mapping[str, Any]]
     compute: Callable[[Any], list[Row]]
     summarize: Callable[[list[Row]], Summary]
+    leave: Callable[[str, Path], str] | None = None
 
 
 def main(experiment: Experiment, name: str, size: str, argv: Sequence[str]) -> int:
@@ -79,6 +82,8 @@ def main(experiment: Experiment, name: str, size: str, argv: Sequence[str]) -> i
             if rows is None:
                 return EXIT_PREEMPTED
             _write(experiment.summarize(rows), folder)
+            if experiment.leave is not None:
+                print(experiment.leave(size, folder))
     except ConfigError as error:
         print_error(error)
         return EXIT_USAGE

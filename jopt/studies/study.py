@@ -104,6 +104,18 @@ STUDIES: dict[str, Study | Computed] = {
         "step on random features?",
         "jopt.studies.random_features",
     ),
+    "merging_digits": Computed(
+        "What breaks a merge of eight tasks, and what does DisTaC repair?",
+        "jopt.studies.merging.digits",
+    ),
+    "merging_ablations": Computed(
+        "What does DisTaC depend on, and when does it not matter?",
+        "jopt.studies.merging.ablations",
+    ),
+    "mergeability_by_optimizer": Computed(
+        "How does the optimizer of the fine-tuning change how well models merge?",
+        "jopt.studies.merging.optimizers",
+    ),
     "no_wrong_turns": Computed(
         "Do gradients point away from where training ends, and is the rate that this "
         "gives a schedule?",

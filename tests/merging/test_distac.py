@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+import jopt
 from jopt import merging
 from jopt.errors import ConfigError, JoptWarning
+from jopt.merging._descend import descend
 
 Z_T, Z_S = jnp.array([[2.0, 1.0, 0.0]]), jnp.array([[0.5, 0.0, 0.0]])
 
@@ -338,6 +340,18 @@ def test_only_harmful_sources_are_conditioned(draw):
     expected = np.mean([n for t, n in enumerate(norms) if t != long]) / norms[long]
     np.testing.assert_allclose(found[long].kappa, expected, rtol=1e-5)
     assert found[0].params is models[0]
+
+
+def test_an_optimizer_that_asks_for_gradients_elsewhere_gets_those_of_the_batch():
+    """SAM on b x^2 / 2: from 1, the gradient at 1.5 is 1.5 b."""
+    tx = jopt.sharpness_aware(optax.sgd(0.1), jopt.l2_ascent(0.5))
+    start, batches = jnp.array([1.0]), jnp.array([2.0])
+
+    def loss(x, b, _):
+        return b * jnp.sum(x**2) / 2, {}
+
+    (x, _), _ = descend(loss, (start, tx.init(start)), batches, tx)
+    np.testing.assert_allclose(x, [1 - 0.1 * 1.5 * 2], rtol=1e-6)
 
 
 def test_the_diagnosis_names_source_figure_and_remedy():

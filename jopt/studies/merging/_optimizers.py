@@ -1,0 +1,65 @@
+"""The optimizers that sources are fine-tuned with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+import jopt
+
+_MOMENTUM = 0.9
+_DECAY = 0.01
+_RHO = 0.05
+
+
+def clipped_adam(rate: Any, steps: int) -> optax.GradientTransformation:
+    """Clipping to norm 1, Adam, and a cosine from the rate to zero."""
+    return _clipped(optax.adam(_cosine(rate, steps)))
+
+
+def _cosine(rate: Any, steps: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(rate, steps)
+
+
+def _clipped(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(1.0), optimizer)
+
+
+def _sgd(rate: Any, steps: int) -> optax.GradientTransformation:
+    return _clipped(optax.sgd(_cosine(rate, steps), momentum=_MOMENTUM))
+
+
+def _adamw(rate: Any, steps: int) -> optax.GradientTransformation:
+    return _clipped(optax.adamw(_cosine(rate, steps), weight_decay=_DECAY))
+
+
+def _muon(rate: Any, steps: int) -> optax.GradientTransformation:
+    return jopt.muon(_cosine(rate, steps), weight_decay=_DECAY)
+
+
+def _signum(rate: Any, steps: int) -> optax.GradientTransformation:
+    return jopt.signum(_cosine(rate, steps), weight_decay=_DECAY)
+
+
+def _sam(rate: Any, steps: int) -> optax.GradientTransformation:
+    return jopt.sharpness_aware(_sgd(rate, steps), jopt.l2_ascent(_RHO))
+
+
+def _sa_sam(rate: Any, steps: int) -> optax.GradientTransformation:
+    """Its step size is its own; the rate is gamma, what it takes of 1 / L."""
+    del steps
+    return jopt.sa_sam(gamma=rate, rho_max=0.2)
+
+
+# (rate, steps) -> optimizer.
+OPTIMIZERS: dict[str, Callable[[Any, int], optax.GradientTransformation]] = {
+    "adam": clipped_adam,
+    "sgd": _sgd,
+    "adamw": _adamw,
+    "muon": _muon,
+    "signum": _signum,
+    "sam": _sam,
+    "sa_sam": _sa_sam,
+}
