@@ -35,6 +35,7 @@ from jopt.data._cifar import load_cifar10, load_cifar10_corrupted
 from jopt.data._corpus import Corpus, Splits, token_count
 from jopt.data._corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from jopt.data._digits import load_digits
+from jopt.data._domain_shards import DomainShards
 from jopt.data._evaluation import evaluation_batches
 from jopt.data._examples import (
     Examples,
@@ -56,6 +57,7 @@ __all__ = [
     "SEVERITIES",
     "Augmentation",
     "Corpus",
+    "DomainShards",
     "ExampleSplits",
     "Examples",
     "ImageSet",

@@ -5,22 +5,20 @@ from jopt.optimizers._build import Optimizer, build
 from jopt.optimizers._catalog import CATALOG, EXTRA_ARGS, Entry, find_entry
 from jopt.optimizers._chain import descend
 from jopt.optimizers._control import Control
+from jopt.optimizers._diloco import diloco, muloco, streaming_diloco
 from jopt.optimizers._dion import dion, dion2
 from jopt.optimizers._labels import describe_labels, label_params
-from jopt.optimizers._local_updates import (
-    diloco,
+from jopt.optimizers._local_sgd import (
     local_sgd,
-    muloco,
-    noloco,
-    palsgd,
     post_local_sgd,
     slow_momentum,
     slowmo,
-    streaming_diloco,
 )
 from jopt.optimizers._muon import muon
 from jopt.optimizers._namo import muon2, namo
+from jopt.optimizers._noloco import noloco
 from jopt.optimizers._normuon import adamuon, normuon
+from jopt.optimizers._palsgd import palsgd
 from jopt.optimizers._polar_grad import polar_grad, spec_gd
 from jopt.optimizers._routed import spectral_and_fallback
 from jopt.optimizers._sa_sam import sa_sam

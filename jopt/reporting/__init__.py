@@ -1,5 +1,6 @@
 """What a run writes for people and programs to read."""
 
+from jopt.reporting._communication import wire_bytes_per_step
 from jopt.reporting._console import Console
 from jopt.reporting._figures import has_matplotlib, save_svg
 from jopt.reporting._files import read_json, read_run, write_json, write_text
@@ -24,6 +25,7 @@ __all__ = [
     "read_run",
     "read_status",
     "save_svg",
+    "wire_bytes_per_step",
     "write_json",
     "write_page",
     "write_report",

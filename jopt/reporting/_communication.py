@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 FILE = "communication.csv"
@@ -22,16 +23,22 @@ NOTES = (
 )
 
 
+def wire_bytes_per_step(folder: Path) -> float:
+    """Bytes that a device sends in a step on average, by the model, without warm-up.
+
+    NaN where nothing was counted: the replicas of the run do not part.
+    """
+    rows = [row for row in _rows(folder) if row["every_steps"]]
+    if not rows:
+        return math.nan
+    return sum(float(row["wire_model"]) / float(row["every_steps"]) for row in rows)
+
+
 def communication(folder: Path) -> list[list[str]]:
     """A row of cells for each program of a run whose replicas meet; else none.
 
     Empty too where the run was ended before it could count.
     """
-    try:
-        with (folder / FILE).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except OSError:
-        return []
     return [
         [
             row["program"],
@@ -39,8 +46,16 @@ def communication(folder: Path) -> list[list[str]]:
             *(_megabytes(row[name]) for name in _BYTES),
             _a_step(row["payload_hlo"], row["every_steps"]),
         ]
-        for row in rows
+        for row in _rows(folder)
     ]
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    try:
+        with (folder / FILE).open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        return []
 
 
 _BYTES = ("payload_hlo", "payload_model", "wire_model", "wire_measured")

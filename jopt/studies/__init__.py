@@ -3,6 +3,11 @@
 from jopt.studies._algorithm_spaces import algorithm_space
 from jopt.studies._definition import arm, default_sweep
 from jopt.studies._flatness import compare_cost, compare_flatness
+from jopt.studies._local_updates import (
+    compare_apart_on_language,
+    compare_palsgd,
+    compare_palsgd_on_language,
+)
 from jopt.studies._methods import compare_methods, compare_on_language
 from jopt.studies._samplers import sample
 from jopt.studies._space import (
@@ -24,10 +29,13 @@ __all__ = [
     "arm",
     "choice",
     "clipped",
+    "compare_apart_on_language",
     "compare_cost",
     "compare_flatness",
     "compare_methods",
     "compare_on_language",
+    "compare_palsgd",
+    "compare_palsgd_on_language",
     "conditional",
     "default_sweep",
     "fixed",

@@ -9,6 +9,7 @@ import numpy as np
 
 from jopt.errors import check_choice
 from jopt.studies import statistics
+from jopt.studies._amounts import Cut, cut, gradients, model_time
 from jopt.studies._sides import Result, Side
 
 LEVEL = 0.05  # chance that a comparison claims anything false
@@ -17,7 +18,11 @@ MIN_SEEDS = 3  # two differences say nothing about their own spread
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One side over the common seeds; medians are over seeds, infinite: not reached."""
+    """One side over the common seeds; medians are over seeds, infinite: not reached.
+
+    `gradients_to_target` and `time_to_target` are what a replica has computed, and what
+    a model says it has taken, by then; `wire_bytes` are those of a step (model).
+    """
 
     name: str
     tuning: str
@@ -28,6 +33,9 @@ class Row:
     steps_to_target: float
     secs_to_target: float
     step_secs: float
+    gradients_to_target: float
+    time_to_target: float
+    wire_bytes: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,8 @@ class Comparison:
         rows, pairs: the tables.
         tests: in the family of p-values.
         obstacles: why no claim is made, whatever the p-values; empty when it may be.
+        at: where runs were read, in words; empty at their ends.
+        share: of communication in a data-parallel step, of the modelled time; or None.
     """
 
     metric: str
@@ -69,6 +79,8 @@ class Comparison:
     pairs: tuple[Pair, ...]
     tests: int
     obstacles: tuple[str, ...]
+    at: str = ""
+    share: float | None = None
 
 
 def compare(
@@ -76,17 +88,26 @@ def compare(
     metric: str,
     target: float | None = None,
     against: str | None = None,
+    *,
+    at: str | None = None,
+    share: float | None = None,
 ) -> Comparison:
     """Compares sides over the seeds that all of them have a result for.
 
     The default target is the worst result of all, which every run that did not diverge
     reaches at its end. With the name of one side to compare all others `against`, the
     family of tests is that much smaller; name it before the results are seen.
+
+    Args:
+        at: one of `AXES`: runs are compared where all have spent as much of it.
+        share: of communication in a data-parallel step; there is a modelled time then.
     """
     names = [side.name for side in sides]
     if against is not None:
         check_choice("side to compare against", against, names)
     baseline = None if against is None else names.index(against)
+    read = Cut(sides, "", ()) if at is None else cut(sides, at, share)
+    sides = read.sides
     seeds = tuple(sorted(set.intersection(*(set(_finished(s)) for s in sides))))
     values = np.array(
         [[side.results[seed].value for seed in seeds] for side in sides]
@@ -94,15 +115,19 @@ def compare(
     finite = values[np.isfinite(values)]
     if target is None:
         target = float(finite.max()) if finite.size else float("nan")
-    obstacles = tuple(_obstacles(sides, seeds))
+    obstacles = (*_obstacles(sides, seeds), *read.obstacles)
     return Comparison(
         metric,
         seeds,
         target,
-        tuple(_row(side, values[i], seeds, target) for i, side in enumerate(sides)),
+        tuple(
+            _row(side, values[i], seeds, target, share) for i, side in enumerate(sides)
+        ),
         tuple(_pairs(sides, values, baseline, claims=not obstacles)) if seeds else (),
         len(statistics.ordered_pairs(len(sides), baseline)),
         obstacles,
+        read.words,
+        share,
     )
 
 
@@ -142,7 +167,13 @@ def _budget(side: Side) -> str:
     return "{trials} trials, {runs} runs, {tokens:,} tokens".format(**side.tuning)
 
 
-def _row(side: Side, values: np.ndarray, seeds: Sequence[int], target: float) -> Row:
+def _row(
+    side: Side,
+    values: np.ndarray,
+    seeds: Sequence[int],
+    target: float,
+    share: float | None,
+) -> Row:
     runs = [side.results[seed] for seed in seeds]
     mean, error = statistics.mean_and_error(values) if len(seeds) else (np.nan, np.nan)
     return Row(
@@ -155,6 +186,15 @@ def _row(side: Side, values: np.ndarray, seeds: Sequence[int], target: float) ->
         steps_to_target=_median(_reached(run, 0, target) for run in runs),
         secs_to_target=_median(_reached(run, 1, target) for run in runs),
         step_secs=_median(run.step_secs for run in runs),
+        gradients_to_target=_median(
+            gradients(run.config, _reached(run, 0, target)) for run in runs
+        ),
+        time_to_target=float("nan")
+        if share is None
+        else _median(
+            model_time(run.config, _reached(run, 0, target), share) for run in runs
+        ),
+        wire_bytes=_median(run.wire_bytes for run in runs),
     )
 
 

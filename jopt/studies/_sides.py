@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jopt.errors import ConfigError
-from jopt.reporting import read_json, read_metrics, read_run
+from jopt.reporting import (
+    read_json,
+    read_metrics,
+    read_run,
+    wire_bytes_per_step,
+)
 from jopt.studies._definition import TUNE
 from jopt.studies._index import compared_jobs, is_sweep, read_index, result
 
@@ -28,6 +34,10 @@ class Result:
         tokens: of the whole training.
         step_secs: of one training step, without compilation, evaluation and saves; NaN
             where it was not measured.
+        steps: of the whole training.
+        config: of the run, resolved, by dotted key; empty where there is none.
+        wire_bytes: that replicas which meet send in a step on average, each, by the
+            number of parameters; NaN where replicas never part.
     """
 
     folder: Path
@@ -35,6 +45,9 @@ class Result:
     curve: tuple[tuple[int, float, float], ...]
     tokens: int
     step_secs: float
+    steps: int = 0
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    wire_bytes: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,4 +195,7 @@ def _result(folder: Path, metric: str) -> Result:
         tuple((r["step"], r["wall_secs"], r[metric]) for r in records if metric in r),
         step_tokens * config["train.steps"],
         step_tokens / rate if rate else float("nan"),
+        config["train.steps"],
+        config,
+        wire_bytes_per_step(folder),
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jopt.errors import ConfigError, print_error
 from jopt.reporting import csv_text, has_matplotlib, markdown_table, page, write_text
-from jopt.studies._comparison import LEVEL, Comparison, compare
+from jopt.studies._amounts import AXES
+from jopt.studies._comparison import LEVEL, Comparison, Row, compare
 from jopt.studies._comparison_figure import draw
 from jopt.studies._sides import default_metric, read_sides
 from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
@@ -26,7 +27,9 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError("--svg needs matplotlib: pip install 'jopt[docs]'")
         metric = args.metric or default_metric(args.folders)
         sides = read_sides(args.folders, metric)
-        found = compare(sides, metric, args.target, args.against)
+        found = compare(
+            sides, metric, args.target, args.against, at=args.at, share=args.share
+        )
         if args.csv:
             write_text(args.csv, as_csv(found))
         if args.html:
@@ -57,12 +60,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--against", metavar="SIDE", help="compare all others with this one alone"
     )
+    parser.add_argument(
+        "--at",
+        choices=AXES,
+        help="compare where all have spent as much: gradients of a replica, or time by "
+        "the model of --share",
+    )
+    parser.add_argument(
+        "--share",
+        type=_share,
+        metavar="C",
+        help="of communication in a data-parallel step: tells modelled time",
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write as CSV too")
     parser.add_argument("--html", type=Path, metavar="FILE", help="and as a page")
     parser.add_argument(
         "--svg", type=Path, metavar="FILE", help="and as a figure (matplotlib)"
     )
     return parser
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{value:g} does not lie in [0, 1)")
+    return value
 
 
 def as_markdown(found: Comparison) -> str:
@@ -86,6 +108,7 @@ def as_csv(found: Comparison) -> str:
     """One number a line, in full: first, second (of a pair), quantity, value."""
     of_rows = ["tuning", "seeds", "diverged", "mean", "error"]
     of_rows += ["steps_to_target", "secs_to_target", "step_secs"]
+    of_rows += ["gradients_to_target", "time_to_target", "wire_bytes"]
     of_pairs = ["difference", "low", "high", "win_rate"]
     of_pairs += ["pvalue", "adjusted", "claimed"]
     lines = [
@@ -113,6 +136,7 @@ def _rows(found: Comparison) -> Table:
         "steps to target",
         "secs to target",
         "ms/step",
+        *(heading for heading, _ in _spent(found)),
     ]
     return header, [
         [
@@ -125,9 +149,29 @@ def _rows(found: Comparison) -> Table:
             _reached(row.steps_to_target),
             _reached(row.secs_to_target),
             "-" if math.isnan(row.step_secs) else f"{1e3 * row.step_secs:.2f}",
+            *(cell(row) for _, cell in _spent(found)),
         ]
         for row in found.rows
     ]
+
+
+def _spent(found: Comparison) -> list[tuple[str, Callable[[Row], str]]]:
+    """Columns about what is spent, where replicas part or a share is known."""
+    columns: list[tuple[str, Callable[[Row], str]]] = []
+    if any(not math.isnan(row.wire_bytes) for row in found.rows):
+        columns += [
+            ("gradients to target", lambda row: _reached(row.gradients_to_target)),
+            ("MB sent a step (model)", lambda row: _megabytes(row.wire_bytes)),
+        ]
+    if found.share is not None:
+        columns.append(
+            ("DDP steps to target (model)", lambda row: _reached(row.time_to_target))
+        )
+    return columns
+
+
+def _megabytes(count: float) -> str:
+    return "-" if math.isnan(count) else f"{count / 1e6:.4g}"
 
 
 def _pairs(found: Comparison) -> Table:
@@ -163,6 +207,13 @@ def _notes(found: Comparison) -> list[str]:
         notes.append(
             "For p a diverged run counts as the worst result of its pair, and its side "
             "never wins against one that did not diverge with that seed."
+        )
+    if found.at:
+        notes.append(found.at)
+    if found.share is not None:
+        notes.append(
+            f"Modelled time, c = {found.share:g} of a data-parallel step is "
+            "communication: (1 - c)(1 - p) + c / H for a step of replicas apart."
         )
     notes += [f"No claim is made: {obstacle}." for obstacle in found.obstacles]
     return notes

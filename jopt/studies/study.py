@@ -23,11 +23,16 @@ class Study(NamedTuple):
         question: what is asked.
         config: of the sweep that answers it.
         against: the arm that all others are compared with; None: every pair is.
+        share: of communication in a data-parallel step, of the modelled time; None:
+            that is not asked for.
+        at: at what equal amounts runs are compared besides at their ends.
     """
 
     question: str
     config: str
     against: str | None = None
+    share: float | None = None
+    at: tuple[str, ...] = ()
 
 
 class Computed(NamedTuple):
@@ -85,6 +90,38 @@ STUDIES: dict[str, Study | Computed] = {
         "Does a perturbation in the spectral ball help Muon on a language model?",
         "configs/sweeps/sam_spectral_lm.py",
         against="muon",
+    ),
+    "palsgd_lm": Study(
+        "Which part of what PALSGD saves on a language model is skipped compute?",
+        "configs/sweeps/palsgd_lm.py",
+        against="ddp",
+        share=0.2,
+        at=("gradients", "time"),
+    ),
+    "palsgd_genres_lm": Study(
+        "The same where each replica has genres of its own.",
+        "configs/sweeps/palsgd_genres_lm.py",
+        against="ddp",
+        share=0.2,
+        at=("gradients", "time"),
+    ),
+    "palsgd_cnn": Study(
+        "The same for a convolutional network.",
+        "configs/sweeps/palsgd_cnn.py",
+        against="ddp",
+        share=0.2,
+        at=("gradients", "time"),
+    ),
+    "local_inner_lm": Study(
+        "Which optimizer trains best inside replicas that meet now and then, and what "
+        "does an exchange of two bits cost?",
+        "configs/sweeps/local_inner_lm.py",
+        against="adamw_diloco",
+    ),
+    "streaming_lm": Study(
+        "What do parts, delay, mixing and four bits cost in loss, and save in bytes?",
+        "configs/sweeps/streaming_lm.py",
+        against="diloco",
     ),
     "optimizers_digits": Study(
         "Which optimizers are better than AdamW for the matrices of a perceptron?",
@@ -149,11 +186,28 @@ def main(argv: Sequence[str]) -> int:
     line = parse(rest)
     if line.dry_run or options.status or options.collect or options.slurm:
         return code
-    folder = sweep.default_folder(line)
     print(f"\n{study.question}\n", flush=True)
-    tables = [f"--csv={folder / 'compare.csv'}", f"--html={folder / 'compare.html'}"]
-    one = [] if study.against is None else [f"--against={study.against}"]
-    return compare.main([str(folder), *one, *tables])
+    return _compare(study, sweep.default_folder(line))
+
+
+def _compare(study: Study, folder: Path) -> int:
+    """All comparisons of a study; the first code that is not 0."""
+    flags = [str(folder)]
+    if study.against is not None:
+        flags.append(f"--against={study.against}")
+    if study.share is not None:
+        flags.append(f"--share={study.share}")
+    for at in (None, *study.at):
+        name = "compare" if at is None else f"compare_{at}"
+        tables = [f"--{kind}={folder / name}.{kind}" for kind in ("csv", "html")]
+        own = []
+        if at is not None:
+            print(f"\nAt equal {at}:\n", flush=True)
+            own = [f"--at={at}"]
+        code = compare.main([*flags, *own, *tables])
+        if code != EXIT_DONE:
+            return code
+    return EXIT_DONE
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -29,6 +29,8 @@ def default_config() -> ConfigDict:
                 "path": placeholder(str),
                 "cache_dir": placeholder(str),
                 "seq_len": 128,  # tokens
+                # Blocks of rows of a batch of text, each from domains of its own.
+                "domain_shards": 1,
                 # Where TFDS has prepared sets that are not in a package (cifar10).
                 "tfds_dir": placeholder(str),
                 # Of training images: none, crop, crop_mirror (4 pixels around).

@@ -75,6 +75,7 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
     yield from _mesh_keys.faults(config)
     yield from _image_keys.faults(config)
     yield from _curvature_faults(config)
+    yield from _shard_faults(config)
     stride = config.eval.stride
     if stride is not None and not 1 <= stride <= config.data.seq_len:
         yield (
@@ -88,6 +89,35 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
         yield (
             f"data.path is {config.data.path!r}, but only objective.name = "
             "'language_model' reads text"
+        )
+
+
+def _shard_faults(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with `data.domain_shards`, where there are several."""
+    shards, train = config.data.domain_shards, config.train
+    if shards <= 1:
+        return
+    if config.objective.name != "language_model":
+        yield (
+            f"data.domain_shards is {shards}, and only text has domains to be shared "
+            "out; leave it at 1"
+        )
+    if train.batch_size % shards:
+        yield (
+            f"data.domain_shards {shards} does not divide train.batch_size "
+            f"{train.batch_size}"
+        )
+    if train.adaptive_batch.enabled:
+        yield (
+            f"data.domain_shards is {shards}, and blocks of a batch that changes its "
+            "size would not begin where the last ones ended; leave it at 1, or "
+            "train.adaptive_batch off"
+        )
+    own = config.local_updates
+    if own.name != "none" and own.replicas not in (None, shards):
+        yield (
+            f"data.domain_shards is {shards} and local_updates.replicas "
+            f"{own.replicas}; each replica has one shard, so set them equal"
         )
 
 
@@ -116,6 +146,7 @@ def _curvature_faults(config: ConfigDict) -> Iterator[str]:
 def _too_small(config: ConfigDict) -> Iterator[str]:
     smallest = {
         "data.seq_len": 2,
+        "data.domain_shards": 1,
         "train.steps": 1,
         "train.batch_size": 1,
         "train.accumulation": 1,

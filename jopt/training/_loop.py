@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 
 from jopt.parallel import settle
 from jopt.reporting import Console, MetricsLog
@@ -17,7 +16,7 @@ from jopt.training._batch_sizes import BatchSizes
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._clock import Clock
 from jopt.training._evaluation import totals
-from jopt.training._fallback import report_damage
+from jopt.training._fallback import last_good
 from jopt.training._guard import SKIPPED, SKIPPED_IN_A_ROW, DivergedError, Guard
 from jopt.training._plan import Plan
 from jopt.training._rates import FACTOR, LearningRates
@@ -137,36 +136,17 @@ class Loop:
         return state, "complete"
 
     def _roll_back(self, state: TrainState) -> TrainState:
-        """The last good state, with the cursor past the data that led here.
-
-        `state` is gone afterwards.
-        """
+        """The last good state, with the cursor past the data that led here."""
         self._guard.roll_back()
         self._pending = None
-        here, cursor = int(state.step), int(state.cursor)
-        for leaf in jax.tree.leaves(state):
-            leaf.delete()  # so that memory need not hold two states
-        found = self._checkpoints.restore_newest(
-            self._plan.shapes, strict=self._strict_restore
+        return last_good(
+            state,
+            self._plan,
+            self._checkpoints,
+            self._log,
+            self._console,
+            strict=self._strict_restore,
         )
-        report_damage(found, self._plan, self._log, self._console)
-        good = self._plan.init() if found is None else found.state
-        back = int(good.step)
-        self._log.write(
-            {
-                "event": "rollback",
-                "step": back,
-                "tokens": self._plan.seen(good),
-                "from_step": here,
-                "cursor": cursor,
-            }
-        )
-        self._console.say(
-            f"step {here}: the last steps were not finite and changed nothing; going "
-            f"on from step {back} with the data after example {cursor}"
-        )
-        past = np.asarray(cursor, good.cursor.dtype)
-        return good._replace(cursor=jax.device_put(past, good.cursor.sharding))
 
     @property
     def tokens_per_sec(self) -> float:

@@ -66,10 +66,12 @@ class TextSource:
         return _share(self.config)
 
     @functools.cached_property
-    def windows(self) -> data.TrainWindows:
-        return data.TrainWindows(
-            self.splits.train, self.config.data.seq_len, self.config.seed
-        )
+    def windows(self) -> data.TrainWindows | data.DomainShards:
+        own = self.config.data
+        train = (self.splits.train, own.seq_len, self.config.seed)
+        if own.domain_shards == 1:
+            return data.TrainWindows(*train)
+        return data.DomainShards(*train, own.domain_shards)
 
     @property
     def domain_names(self) -> tuple[str, ...]:

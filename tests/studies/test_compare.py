@@ -33,6 +33,7 @@ def write_run(
     value: float,
     sweep: dict | None,
     steps: int = 10,
+    **settings,
 ) -> None:
     """A finished run, or a diverged one where the value is infinite."""
     folder.mkdir(parents=True)
@@ -42,6 +43,7 @@ def write_run(
         "train.steps": steps,
         "train.batch_size": 2,
         "data.seq_len": 5,
+        **settings,
     }
     record = {"config_name": f"{name}_lm", "flat_config": config, "sweep": sweep}
     (folder / "config.json").write_text(json.dumps(record))
@@ -202,3 +204,111 @@ def test_an_unknown_metric_and_a_run_given_twice(at, capsys):
     assert f"no result 'loss'; present: {METRIC}" in capsys.readouterr().err
     assert main([*folders, folders[0]]) == 2
     assert "are the same run: seed 1" in capsys.readouterr().err
+
+
+PALSGD = {
+    "local_updates.name": "palsgd",
+    "local_updates.probability": 0.2,
+    "local_updates.period": 10,
+    "local_updates.compressor": "none",
+}
+
+
+@pytest.fixture
+def two(at):
+    """Data parallelism and PALSGD, 100 steps each, the loss 1 - step / 200 and .1 less.
+
+    With c = .2 a step of the second takes .8 x .8 + .2 / 10 = .66 of one of the first.
+    """
+    sides = (("ddp", 0.0, 0.01, {}), ("palsgd", 0.1, 0.012, PALSGD))
+    for name, lower, second, own in sides:
+        sweep = {"name": "s", "arm": name, "stage": "final", "tuning": BUDGET}
+        for seed, noise in ((1, 0.0), (2, second), (3, 0.03 - second)):
+            folder = at / f"{name}-{seed}"
+            write_run(folder, name, seed, 0.5 - lower + noise, sweep, 100, **own)
+            lines = [
+                {
+                    "step": step,
+                    "wall_secs": step,
+                    METRIC: 1 - step / 200 - lower + noise,
+                }
+                for step in range(10, 101, 10)
+            ]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / "metrics.jsonl").write_text(text)
+    for seed in (1, 2, 3):
+        (at / f"palsgd-{seed}/communication.csv").write_text(
+            "program,every_steps,wire_model\nlocal step,1,0\nsync 0,10,5e6\n"
+            "warm-up step,,4e6\n"
+        )
+    return [f"{name}-{seed}" for name in ("ddp", "palsgd") for seed in (1, 2, 3)]
+
+
+def values(found: str) -> dict[tuple[str, str], str]:
+    rows = csv.DictReader(io.StringIO(Path(found).read_text()))
+    return {(row["first"], row["quantity"]): row["value"] for row in rows}
+
+
+def test_what_was_spent_by_the_target(two, capsys):
+    """The worst end of all is .52, which is reached at 100 and at 80 steps."""
+    assert main([*two, "--share=0.2", "--csv=out.csv"]) == 0
+    got = values("out.csv")
+    for key, expected in {
+        ("ddp", "steps_to_target"): 100,
+        ("palsgd", "steps_to_target"): 80,
+        ("palsgd", "gradients_to_target"): 64,
+        ("palsgd", "time_to_target"): 80 * 0.66,
+        ("ddp", "time_to_target"): 100,
+        ("palsgd", "wire_bytes"): 5e5,
+    }.items():
+        assert float(got[key]) == pytest.approx(expected), key
+    assert got["ddp", "wire_bytes"] == "nan"
+    out = capsys.readouterr().out
+    assert "MB sent a step (model)" in out and "palsgd is better" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "budget", "step"),
+    [
+        # PALSGD spends 80 gradients and 66 steps of time; its end is not read.
+        (["--at=gradients"], "80 gradients", 80),
+        (["--at=time", "--share=0.2"], "66 data-parallel steps", 60),
+    ],
+)
+def test_runs_are_read_where_all_have_spent_as_much(two, flags, budget, step, capsys):
+    assert main([*two, *flags, "--csv=out.csv"]) == 0
+    got = values("out.csv")
+    assert float(got["ddp", "mean"]) == pytest.approx(1 - step / 200 + 0.01)
+    assert float(got["palsgd", "mean"]) == pytest.approx(1 - 90 / 200 - 0.1 + 0.01)
+    out = capsys.readouterr().out
+    assert f"At {budget}" in out and f"ddp {step}, palsgd 90" in out
+    assert "palsgd is better" in out
+
+
+def test_no_claim_where_rates_go_on_to_decay(two, capsys):
+    for folder in two:
+        record = json.loads(Path(folder, "config.json").read_text())
+        record["flat_config"]["train.schedule.name"] = "cosine"
+        Path(folder, "config.json").write_text(json.dumps(record))
+    assert main([*two, "--at=gradients"]) == 0
+    out = capsys.readouterr().out
+    assert "the rates of ddp, palsgd go on to decay" in out
+    assert "better" not in out
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({}, "needs the share of communication"),
+        (
+            {"local_updates.compressor": "int4"},
+            "with compressor 'int4' has no modelled",
+        ),
+        ({"local_updates.name": "noloco"}, "'noloco' with compressor 'none' has no"),
+    ],
+)
+def test_time_that_nobody_can_tell(at, capsys, own, message):
+    write_run(at / "a", "a", 1, 1.0, None, **{**PALSGD, **own})
+    share = ["--share=0.2"] if own else []
+    assert main(["a", "--at=time", *share]) == 2
+    assert message in capsys.readouterr().err

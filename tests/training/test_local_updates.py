@@ -255,6 +255,14 @@ FAULTS = {
     },
     "top_share is 0.5, which": {"local_updates.top_share": 0.5},
     "warmup_steps is -1; it must be": {"local_updates.warmup_steps": -1},
+    "domain_shards is 2, and only text": {"data.domain_shards": 2},
+    "domain_shards is 4 and local_updates.replicas 2": {"data.domain_shards": 4},
+    "domain_shards 3 does not divide train.batch_size 64": {"data.domain_shards": 3},
+    "blocks of a batch that changes its size": {
+        "data.domain_shards": 2,
+        "train.adaptive_batch.enabled": True,
+        "train.adaptive_batch.max_batch_size": 128,
+    },
 }
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
-from jopt.errors import ShapeError, check_choice
-from jopt.transforms.replicas import _local_step, _outer_step, _resize
+from jopt.errors import ShapeError
+from jopt.transforms.replicas import _evaluated, _local_step, _outer_step, _resize
+from jopt.transforms.replicas._evaluated import EvalParams
 from jopt.transforms.replicas._local_step import Loss, Step
-from jopt.transforms.replicas._places import trained, with_trained
 from jopt.transforms.replicas._settings import Settings
 from jopt.transforms.replicas._state import LocalUpdatesState, specs, start
 from jopt.tree import PyTree, named_leaves
 
-EvalParams: TypeAlias = Literal["anchor", "mean", "replica0"]
 Both: TypeAlias = tuple[PyTree, LocalUpdatesState]
 
 
@@ -232,20 +230,7 @@ class LocalUpdates:
             which: `anchor`; `mean` of the replicas as they are; or `replica0`. Where
                 replicas have anchors of their own, `anchor` is the mean of these.
         """
-        check_choice("which", which, get_args(EvalParams))
-        first = jax.tree.map(lambda x: x[0], replica_params)
-        if which == "replica0":
-            return first
-        tree = state.anchor if which == "anchor" else trained(replica_params)
-        if which == "mean" or self.settings.exchange.own_anchors:
-            tree = jax.tree.map(
-                lambda x: jnp.mean(
-                    x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=0
-                ),
-                tree,
-            )
-        like = trained(first)
-        return with_trained(first, optax.tree.cast_like(tree, like))
+        return _evaluated.params(self.settings, replica_params, state, which)
 
     def eval_buffers(
         self, state: LocalUpdatesState, which: EvalParams = "anchor"
@@ -255,17 +240,7 @@ class LocalUpdates:
         Entries that are not finite do not count, and what is not floating is that of
         replica 0, as all is with `replica0`.
         """
-        check_choice("which", which, get_args(EvalParams))
-
-        def one(leaf: jax.Array) -> jax.Array:
-            if which == "replica0" or not jnp.issubdtype(leaf.dtype, jnp.floating):
-                return leaf[0]
-            sound = jnp.isfinite(leaf)
-            total = jnp.sum(jnp.where(sound, leaf, 0).astype(jnp.float32), axis=0)
-            mean = total / jnp.maximum(jnp.sum(sound, axis=0), 1)
-            return mean.astype(leaf.dtype)
-
-        return jax.tree.map(one, state.buffers)
+        return _evaluated.buffers(state, which)
 
     def coins(self, state: LocalUpdatesState) -> jax.Array:
         """bool (R,): which replicas pull at the next step, and need no batch then.
