@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import qmc
 
+from jopt.data.environments import seed_hash
 from jopt.errors import ConfigError, check_choice
 from jopt.studies._space import Dist, shortened
 
@@ -50,15 +50,6 @@ def sample(
     ]
 
 
-def name_seed(*words: Any) -> int:
-    """A seed from a number and a name, the same on every machine.
-
-    >>> name_seed(0, "lr")
-    1017368932
-    """
-    return int(hashlib.md5(str(words).encode()).hexdigest(), 16) % 2**31
-
-
 def _unit_points(
     names: tuple[str, ...], sampler: str, trials: int, seed: int
 ) -> np.ndarray:
@@ -67,7 +58,7 @@ def _unit_points(
         return np.zeros((trials, 0))
     if sampler == "random":
         columns = [
-            np.random.RandomState(name_seed(seed, name)).random_sample(trials)
+            np.random.RandomState(seed_hash(seed, name)).random_sample(trials)
             for name in names
         ]
         return np.stack(columns, axis=1)

@@ -1,0 +1,135 @@
+"""What an environment and a task over several of them are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jopt.data._examples import Labelled, TrainExamples
+from jopt.data.environments._holdout import HOLDOUT, holdout
+from jopt.errors import DataError
+
+
+class Environment(NamedTuple):
+    """A data set of a task.
+
+    Attributes:
+        name: the same in tables and figures.
+        source: its examples; `source.rows(index)` is a batch of any of them.
+    """
+
+    name: str
+    source: Labelled
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """Some examples of a source, by their numbers there; nothing is copied.
+
+    >>> from jopt.data import Examples
+    >>> source = Examples(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32),
+    ...                   np.zeros(3, np.int32), ("a", "b", "c"), ("all",))
+    >>> Part(source, np.array([2, 0])).rows(np.array([0]))["targets"]
+    array([2], dtype=int32)
+    """
+
+    source: Labelled
+    index: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.index)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        return self.source.domain_names
+
+    def rows(
+        self,
+        index_B: np.ndarray,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """As `Examples.rows`."""
+        return self.source.rows(self.index[index_B], change)
+
+
+class Parts(NamedTuple):
+    """The two parts of an environment, without a common example.
+
+    Attributes:
+        inside: what a run that does not test here trains on, 80 %.
+        outside: what is held out.
+    """
+
+    inside: Part
+    outside: Part
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DomainTask:
+    """One question over several environments of the same inputs and classes.
+
+    Attributes:
+        name: the key of `TASKS`.
+        envs: all environments, those for training and those for the test.
+        input_shape: of one example.
+        num_classes: C.
+        metric: what a run is judged by: `accuracy`, larger is better, or
+            `bits_per_byte`, smaller is.
+        default_test_envs: never trained on, unless a study names others.
+        num_steps, eval_every: of a run.
+        chance: ID accuracy up to which a run has learnt nothing and is left out of
+            analyses; 0 keeps all.
+    """
+
+    name: str
+    envs: tuple[Environment, ...]
+    input_shape: tuple[int, ...]
+    num_classes: int
+    metric: str = "accuracy"
+    default_test_envs: tuple[int, ...] = (0,)
+    num_steps: int = 600
+    eval_every: int = 100
+    chance: float = 0.0
+
+    def parts(self, trial_seed: int, *, fraction: float = HOLDOUT) -> tuple[Parts, ...]:
+        """Every environment, split once; the same for all methods of a trial seed.
+
+        Fails: `DataError` for an environment that is too small to be split.
+        """
+        return tuple(
+            _parts(env, trial_seed, number, fraction)
+            for number, env in enumerate(self.envs)
+        )
+
+    def streams(
+        self, trial_seed: int, order_seed: int, test_envs: tuple[int, ...]
+    ) -> tuple[TrainExamples, ...]:
+        """An endless shuffled row of the `inside` of each training environment.
+
+        Example i of a row is a pure function of (order_seed, i).
+        """
+        parts = self.parts(trial_seed)
+        return tuple(
+            TrainExamples(parts[e].inside, order_seed)
+            for e in range(len(self.envs))
+            if e not in test_envs
+        )
+
+
+def _parts(env: Environment, trial_seed: int, number: int, fraction: float) -> Parts:
+    inside, outside = holdout(env.source.size, trial_seed, number, fraction=fraction)
+    if not len(inside) or not len(outside):
+        raise DataError(
+            f"environment {env.name} has {env.source.size} examples; at least "
+            f"{int(np.ceil(1 / fraction))} are needed to hold out {fraction:.0%}"
+        )
+    return Parts(Part(env.source, inside), Part(env.source, outside))
