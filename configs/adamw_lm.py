@@ -13,10 +13,4 @@ from jopt.training import presets
 
 
 def get_config(arg=""):
-    config = presets.language_model(arg)
-    config.optim.order = ("matrix", "rest")
-    config.optim.rules.matrix = presets.rule(
-        r"blocks/.*/kernel", "adamw", 0.0015, b1=0.9, b2=0.95, weight_decay=0.1
-    )
-    config.optim.rules.rest = presets.rule(r".*", "adamw", 0.015, b1=0.8, b2=0.95)
-    return config
+    return presets.adamw_language_model(arg)

@@ -12,7 +12,12 @@ from flax import nnx
 
 from jopt.models._images import ImageConfig, conv, convolve, head, image_model
 from jopt.models._model import Model
-from jopt.models._settings import DTYPES, read_settings, value_fault
+from jopt.models._settings import (
+    DTYPES,
+    read_settings,
+    value_fault,
+    whole_faults,
+)
 from jopt.models._taps import Taps
 
 # B batch; H, W height and width; C channels; F features.
@@ -40,7 +45,7 @@ class CnnConfig(ImageConfig):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
-        wrong = [*self.whole("width", "groups")]
+        wrong = [*whole_faults(self, "width", "groups")]
         yield from wrong
         if not wrong and self.width % self.groups:
             yield value_fault(self, "groups", f"a divisor of width {self.width}")

@@ -10,12 +10,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jopt.errors import ConfigError, ShapeError
+from jopt.errors import ShapeError
 from jopt.matrix import AttentionSpec, Heads, MatrixSpec
 from jopt.models._attention_weights import masked_logits
 from jopt.models._model import Batch, Model
 from jopt.models._nnx import nnx_model
-from jopt.models._settings import DTYPES, is_number, read_settings, value_fault
+from jopt.models._settings import (
+    DTYPES,
+    raise_faults,
+    read_settings,
+    value_fault,
+    whole_faults,
+)
 from jopt.models._taps import Taps
 
 # B batch; T, S query and key positions; D embedding; H heads; K head width; F hidden
@@ -54,18 +60,12 @@ class GptNeoConfig:
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        faults = list(_faults(self))
-        if faults:
-            raise ConfigError("\n".join(faults))
+        raise_faults(_faults(self))
 
 
 def _faults(config: GptNeoConfig) -> Iterator[str]:
     whole = ("vocab_size", "num_layers", "embed_dim", "num_heads", "context", "window")
-    wrong = [
-        value_fault(config, key, "a whole number of at least 1")
-        for key in whole
-        if not is_number(getattr(config, key), int) or getattr(config, key) < 1
-    ]
+    wrong = list(whole_faults(config, *whole))
     yield from wrong
     if not wrong and config.embed_dim % config.num_heads:
         expected = f"a divisor of embed_dim {config.embed_dim}"

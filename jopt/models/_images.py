@@ -15,7 +15,12 @@ from jopt.matrix import MatrixSpec
 from jopt.models._convolution import conv_general_dilated
 from jopt.models._model import Batch, Model
 from jopt.models._nnx import nnx_model
-from jopt.models._settings import DTYPES, is_number, value_fault
+from jopt.models._settings import (
+    DTYPES,
+    raise_faults,
+    value_fault,
+    whole_faults,
+)
 from jopt.models._taps import Taps
 from jopt.tree import named_leaves
 
@@ -50,28 +55,13 @@ class ImageConfig:
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        faults = list(self.faults())
-        if faults:
-            raise ConfigError("\n".join(faults))
+        raise_faults(self.faults())
 
     def faults(self) -> Iterator[str]:
         """A message for each setting that cannot work."""
-        yield from self.whole("image_size", "channels", "num_classes")
+        yield from whole_faults(self, "image_size", "channels", "num_classes")
         if self.compute_dtype not in DTYPES:
             yield value_fault(self, "compute_dtype", f"one of {', '.join(DTYPES)}")
-
-    def whole(self, *keys: str, least: int = 1) -> Iterator[str]:
-        """Messages for those that are no whole number of at least `least`."""
-        for key in keys:
-            value = getattr(self, key)
-            if not is_number(value, int) or value < least:
-                yield value_fault(self, key, f"a whole number of at least {least}")
-
-    def rate(self, key: str) -> Iterator[str]:
-        """A message where a setting is no rate."""
-        value = getattr(self, key)
-        if not is_number(value, (int, float)) or not 0 <= value < 1:
-            yield value_fault(self, key, "a rate in [0, 1)")
 
 
 def conv(

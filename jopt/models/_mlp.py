@@ -11,11 +11,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jopt.errors import ConfigError
 from jopt.matrix import MatrixSpec
 from jopt.models._model import Batch, Model
 from jopt.models._nnx import nnx_model
-from jopt.models._settings import DTYPES, is_number, read_settings, value_fault
+from jopt.models._settings import (
+    DTYPES,
+    raise_faults,
+    read_settings,
+    value_fault,
+    whole_faults,
+)
 from jopt.models._taps import Taps
 
 # B batch; I input width; F hidden width; C classes.
@@ -50,16 +55,12 @@ class MlpConfig:
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        faults = list(_faults(self))
-        if faults:
-            raise ConfigError("\n".join(faults))
+        raise_faults(_faults(self))
 
 
 def _faults(config: MlpConfig) -> Iterator[str]:
-    for key in ("input_dim", "num_classes", "num_layers", "hidden_dim"):
-        value = getattr(config, key)
-        if not is_number(value, int) or value < 1:
-            yield value_fault(config, key, "a whole number of at least 1")
+    whole = ("input_dim", "num_classes", "num_layers", "hidden_dim")
+    yield from whole_faults(config, *whole)
     choices = (("activation", _ACTIVATIONS), ("compute_dtype", DTYPES))
     for key, known in choices:
         if getattr(config, key) not in known:

@@ -12,7 +12,14 @@ from flax import nnx
 
 from jopt.models._images import ImageConfig, conv, convolve, head, image_model
 from jopt.models._model import Model
-from jopt.models._settings import DTYPES, is_number, read_settings, value_fault
+from jopt.models._settings import (
+    DTYPES,
+    is_number,
+    rate_faults,
+    read_settings,
+    value_fault,
+    whole_faults,
+)
 from jopt.models._taps import Taps
 
 # B batch; H, W height and width; C channels; F features.
@@ -52,8 +59,8 @@ class ResnetConfig(ImageConfig):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
-        yield from self.whole("width")
-        yield from self.rate("momentum")
+        yield from whole_faults(self, "width")
+        yield from rate_faults(self, "momentum")
         sound = isinstance(self.depths, tuple | list) and len(self.depths) > 0
         if not sound or not all(is_number(d, int) and d > 0 for d in self.depths):
             yield value_fault(self, "depths", "whole numbers of at least 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -36,6 +36,27 @@ def read_settings(kind: type[T], config: Any) -> T:
 def value_fault(config: Any, key: str, expected: str) -> str:
     """The message for a setting that cannot work."""
     return f"model.{key}: expected {expected}, found {getattr(config, key)!r}"
+
+
+def whole_faults(config: Any, *keys: str, least: int = 1) -> Iterator[str]:
+    """Messages for those settings that are no whole number of at least `least`."""
+    for key in keys:
+        value = getattr(config, key)
+        if not is_number(value, int) or value < least:
+            yield value_fault(config, key, f"a whole number of at least {least}")
+
+
+def rate_faults(config: Any, key: str) -> Iterator[str]:
+    """A message where a setting is no rate."""
+    value = getattr(config, key)
+    if not is_number(value, (int, float)) or not 0 <= value < 1:
+        yield value_fault(config, key, "a rate in [0, 1)")
+
+
+def raise_faults(faults: Iterable[str]) -> None:
+    """Fails with a `ConfigError` of all messages, if there is one."""
+    if found := list(faults):
+        raise ConfigError("\n".join(found))
 
 
 def is_number(value: Any, kind: type | tuple[type, ...]) -> bool:

@@ -6,8 +6,15 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from jopt.errors import ConfigError, check_choice
-from jopt.models._settings import DTYPES, is_number, value_fault
+from jopt.errors import check_choice
+from jopt.models._settings import (
+    DTYPES,
+    is_number,
+    raise_faults,
+    rate_faults,
+    value_fault,
+    whole_faults,
+)
 
 MLPS = ("relu2", "gelu", "swiglu")
 
@@ -68,9 +75,7 @@ class TransformerConfig:
     embed_init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        faults = list(_faults(self))
-        if faults:
-            raise ConfigError("\n".join(faults))
+        raise_faults(_faults(self))
 
     @property
     def head_dim(self) -> int:
@@ -108,9 +113,9 @@ def _faults(config: TransformerConfig) -> Iterator[str]:
     whole = ("vocab_size", "num_layers", "embed_dim", "num_heads")
     wrong = set()
     for key in whole:
-        if not is_number(getattr(config, key), int) or getattr(config, key) < 1:
+        for message in whole_faults(config, key):
             wrong.add(key)
-            yield fault(key, "a whole number of at least 1")
+            yield message
     positive = (
         "mlp_ratio",
         "rope_base",
@@ -126,8 +131,7 @@ def _faults(config: TransformerConfig) -> Iterator[str]:
     for key in ("fused_qkv", "qk_norm", "tied_head", "scan"):
         if not isinstance(getattr(config, key), bool):
             yield fault(key, "True or False")
-    if not is_number(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
-        yield fault("dropout", "a rate in [0, 1)")
+    yield from rate_faults(config, "dropout")
     for key, known in (("mlp", MLPS), ("compute_dtype", DTYPES)):
         if getattr(config, key) not in known:
             yield fault(key, f"one of {', '.join(known)}")
@@ -141,8 +145,8 @@ def _faults(config: TransformerConfig) -> Iterator[str]:
                 "positions turn pairs",
             )
     kv_heads = config.num_kv_heads
-    if not is_number(kv_heads, int) or kv_heads < 0:
-        yield fault("num_kv_heads", "a whole number of at least 0")
+    if found := list(whole_faults(config, "num_kv_heads", least=0)):
+        yield from found
     elif "num_heads" not in wrong and kv_heads and config.num_heads % kv_heads:
         yield fault("num_kv_heads", f"0 or a divisor of num_heads {config.num_heads}")
     if not wrong & {"embed_dim", "mlp_ratio"} and config.hidden_dim < 1:

@@ -12,7 +12,14 @@ from flax import nnx
 from jopt.models._images import ImageConfig, conv, convolve, head, image_model
 from jopt.models._model import Model
 from jopt.models._resnet import batch_norm
-from jopt.models._settings import DTYPES, is_number, read_settings, value_fault
+from jopt.models._settings import (
+    DTYPES,
+    is_number,
+    rate_faults,
+    read_settings,
+    value_fault,
+    whole_faults,
+)
 from jopt.models._taps import Taps
 
 # B batch; H, W height and width; C channels; F features.
@@ -55,9 +62,9 @@ class VggConfig(ImageConfig):
     def faults(self) -> Iterator[str]:
         wrong = [*super().faults()]
         yield from wrong
-        yield from self.whole("width")
-        yield from self.rate("dropout")
-        yield from self.rate("momentum")
+        yield from whole_faults(self, "width")
+        yield from rate_faults(self, "dropout")
+        yield from rate_faults(self, "momentum")
         if self.depth not in DEPTHS:
             yield value_fault(self, "depth", f"one of {', '.join(map(str, DEPTHS))}")
         if not wrong and self.image_size % 32:

@@ -12,7 +12,14 @@ from flax import nnx
 
 from jopt.models._images import DENSE, ImageConfig, head, image_model
 from jopt.models._model import Model
-from jopt.models._settings import DTYPES, is_number, read_settings, value_fault
+from jopt.models._settings import (
+    DTYPES,
+    is_number,
+    rate_faults,
+    read_settings,
+    value_fault,
+    whole_faults,
+)
 from jopt.models._taps import Taps
 
 # B batch; P patch size; N patches; T, S tokens; D embedding; H heads; K head width;
@@ -54,10 +61,10 @@ class VitConfig(ImageConfig):
     def faults(self) -> Iterator[str]:
         wrong = [
             *super().faults(),
-            *self.whole("patch_size", "num_layers", "embed_dim", "num_heads"),
+            *whole_faults(self, "patch_size", "num_layers", "embed_dim", "num_heads"),
         ]
         yield from wrong
-        yield from self.rate("dropout")
+        yield from rate_faults(self, "dropout")
         if self.pool not in POOLS:
             yield value_fault(self, "pool", f"one of {', '.join(POOLS)}")
         ratio = self.mlp_ratio

@@ -42,7 +42,7 @@ def faults(config: ConfigDict) -> Iterator[str]:
             f"{TABLE}.{key} is {own[key]}, which {own.name!r} does not read here; it "
             f"reads {sorted(reads(own))}"
         )
-    found = [*batch_faults(config), *_rate_faults(config)]
+    found = [*_batch_faults(config), *_rate_faults(config)]
     if not unread and not found:
         found += _own_faults(config, filled(config))
     yield from found
@@ -95,7 +95,7 @@ def _pull_faults(config: ConfigDict, own: ConfigDict) -> Iterator[str]:
         )
 
 
-def batch_faults(config: ConfigDict) -> Iterator[str]:
+def _batch_faults(config: ConfigDict) -> Iterator[str]:
     """Where replicas cannot share the mesh or the batch; a mesh of -1 is not known."""
     replicas, places = config.local_updates.replicas, config.mesh.replica
     if replicas is not None and (replicas < 1 or (places > 0 and replicas % places)):

@@ -43,6 +43,22 @@ def language_model(size: str = "") -> ConfigDict:
     return config
 
 
+def adamw_language_model(size: str = "") -> ConfigDict:
+    """`language_model` with the tuned rules of AdamW.
+
+    >>> config = adamw_language_model("micro")
+    >>> config.optim.order, config.optim.rules.matrix.learning_rate
+    (('matrix', 'rest'), 0.0015)
+    """
+    config = language_model(size)
+    config.optim.order = ("matrix", "rest")
+    config.optim.rules.matrix = rule(
+        r"blocks/.*/kernel", "adamw", 0.0015, b1=0.9, b2=0.95, weight_decay=0.1
+    )
+    config.optim.rules.rest = rule(r".*", "adamw", 0.015, b1=0.8, b2=0.95)
+    return config
+
+
 def muon_language_model(size: str = "") -> ConfigDict:
     """`language_model` with the tuned rules: Muon on the matrices, AdamW on the rest.
 

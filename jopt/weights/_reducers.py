@@ -23,7 +23,7 @@ from jopt.merging import (
     sign_balance,
     ties,
 )
-from jopt.merging._trim import part_of
+from jopt.merging._trim import kept_count
 from jopt.tree import named_leaves
 from jopt.weights._recipe import Recipe
 from jopt.weights._sources import Sources
@@ -142,8 +142,7 @@ def _global_cut(
     sources: Sources, density: Any, say: Say
 ) -> tuple[np.ndarray, np.ndarray]:
     """Threshold (T,) of each task over all leaves, and how many equal to it stay."""
-    total = sources.entries()
-    k = max(1, int(part_of(density, total)))
+    k = kept_count(density, sources.entries())
     wide = np.result_type(*(np.finfo(sources.wide(x)).dtype for x in sources.merged))
     found = [KthLargest(k, wide) for _ in sources.tasks]
     while not found[0].done:
