@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from jopt.__main__ import main
+from jopt.data._digits import DIGITS
+from jopt.data._packaged import read_package
 from jopt.studies.merging import _sources
 from jopt.studies.merging._conditioning import Conditioning, condition
 from jopt.studies.merging._digits_table import conditions, normalised_of
@@ -33,18 +35,18 @@ def splits():
     return load_splits(0)
 
 
-def test_the_digits_are_those_of_scikit_learn_in_a_drawn_order(splits):
-    from sklearn.datasets import load_digits
-
-    images, targets = load_digits(return_X_y=True)
-    order = np.random.RandomState(0).permutation(1797)
-    part = order[297:1197]
+def test_tasks_are_transforms_of_the_digits_in_a_drawn_order(splits):
+    rows = read_package(DIGITS)[np.random.RandomState(0).permutation(1797)[297:1197]]
+    pixels = (rows[:, :64] / 16).astype(np.float32)
     seen = dict(zip(TASKS, np.asarray(splits.train.inputs), strict=True))
-    pixels = (images[part] / 16).astype(np.float32)
-    np.testing.assert_array_equal(splits.train.targets, targets[part])
+    np.testing.assert_array_equal(splits.train.targets, rows[:, 64])
     np.testing.assert_allclose(seen["identity"], pixels - 0.3, atol=1e-6)
     np.testing.assert_allclose(seen["negative"], 0.7 - pixels, atol=1e-6)
     np.testing.assert_allclose(seen["rot180"], (pixels - 0.3)[:, ::-1], atol=1e-6)
+    square = (pixels - 0.3).reshape(-1, 8, 8)
+    flipped, turned = (seen[name].reshape(-1, 8, 8) for name in ("flip", "rot90"))
+    np.testing.assert_allclose(flipped[:, :, 0], square[:, :, 7], atol=1e-6)
+    np.testing.assert_allclose(turned[:, 0], square[:, :, 7], atol=1e-6)
     drawn = np.random.RandomState(123)
     for name in ("permuted_a", "permuted_b", "permuted_c"):
         permuted = (pixels - 0.3)[:, drawn.permutation(64)]

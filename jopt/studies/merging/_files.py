@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jopt.studies.merging._model import Encoder, accuracies, task_logits
+from jopt.studies.merging._methods import accuracy_with
+from jopt.studies.merging._model import Encoder
 from jopt.studies.merging._sources import Sources, fine_tuned, make_world
 from jopt.studies.merging._tasks import TASKS
 from jopt.tree import named_leaves
@@ -71,5 +72,4 @@ def validation_accuracies(params: Mapping[str, Any], state: Any) -> jax.Array:
     """
     del state
     split = make_world(SEED, "cosine").splits.validation
-    z_TNC = task_logits(params["encoder"], params["heads"], split.inputs, own=False)
-    return accuracies(z_TNC, split.targets)
+    return accuracy_with(params["heads"], split, params["encoder"], False)

@@ -88,11 +88,14 @@ def merged(
 
 def accuracy(world: World, split: Split, encoder: Encoder, *, own: bool = False) -> Any:
     """Of each task, (T,)."""
-    return _accuracy(world.model.heads, split, encoder, own)
+    return accuracy_with(world.model.heads, split, encoder, own)
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _accuracy(heads: PyTree, split: Split, encoder: Encoder, own: bool) -> jax.Array:
+def accuracy_with(
+    heads: PyTree, split: Split, encoder: Encoder, own: bool
+) -> jax.Array:
+    """`accuracy` with other heads."""
     z_TNC = task_logits(encoder, heads, split.inputs, own=own)
     return accuracies(z_TNC, split.targets)
 
