@@ -17,15 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _hosts import bytes_sent
+
 
 def sent(interface: str) -> int:
     """Bytes that interfaces of this name (or beginning) have sent so far."""
-    total = 0
-    for line in Path("/proc/net/dev").read_text().splitlines()[2:]:
-        name, numbers = line.split(":")
-        if name.strip().startswith(interface):
-            total += int(numbers.split()[8])
-    return total
+    return bytes_sent(Path("/proc/net/dev").read_text(), interface)
 
 
 def main(argv: list[str]) -> None:

@@ -7,9 +7,12 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 SUBNET = "10.77.0"
 
@@ -31,6 +34,98 @@ class Hosts(NamedTuple):
 
 
 LOOPBACK = Hosts(((), ()), "127.0.0.1", "lo", both=True)
+
+
+class Pair(NamedTuple):
+    """A process on each of two hosts, which join one job.
+
+    Attributes:
+        hosts: where they run.
+        started: the processes.
+        files: what they say.
+    """
+
+    hosts: Hosts
+    started: list[subprocess.Popen]
+    files: list[IO[str]]
+
+    def sent(self) -> float:
+        """Bytes that the first host has sent to the other so far."""
+        # Of the namespace that its process is in.
+        text = Path(f"/proc/{self.started[0].pid}/net/dev").read_text()
+        return bytes_sent(text, self.hosts.interface) / (2 if self.hosts.both else 1)
+
+    def ends(self, limit: float) -> str:
+        """What the first one said, once both have ended, within so many seconds.
+
+        Fails: `RuntimeError` with what one said that did not end well.
+        """
+        until = time.monotonic() + limit
+        for process in self.started:
+            process.wait(max(until - time.monotonic(), 0.0))
+        texts = []
+        for process, file in zip(self.started, self.files, strict=True):
+            file.seek(0)
+            texts.append(file.read())
+            if process.returncode:
+                code = process.returncode
+                raise RuntimeError(f"a host ended with {code}:\n{texts[-1]}")
+        return texts[0]
+
+
+@contextlib.contextmanager
+def two_processes(hosts: Hosts, command: Sequence[str]) -> Iterator[Pair]:
+    """Starts a command of Python on both hosts, and ends them at the latest here.
+
+    Args:
+        hosts: where.
+        command: without what joins them; each has one device, of a CPU.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    joining = [f"--coordinator={hosts.address}:{port}", "--num_processes=2"]
+    pair = Pair(hosts, [], [])
+    with contextlib.ExitStack() as files:
+        try:
+            for index, prefix in enumerate(hosts.prefixes):
+                pair.files.append(files.enter_context(tempfile.TemporaryFile("w+")))
+                own = [*prefix, sys.executable, *command, *joining]
+                pair.started.append(
+                    subprocess.Popen(
+                        [*own, f"--process_id={index}"],
+                        env=env,
+                        stdout=pair.files[-1],
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+            yield pair
+        finally:
+            for process in pair.started:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+
+def bytes_sent(text: str, interface: str) -> int:
+    """By interfaces of this name, or beginning, in the text of /proc/net/dev.
+
+    >>> head = "Inter-| Receive | Transmit\\n face |bytes\\n"
+    >>> bytes_sent(head + "  lo: 1 0 0 0 0 0 0 0 9 0\\n jv0: 1 0 0 0 0 0 0 0 5 0", "jv")
+    5
+    """
+    total = 0
+    for line in text.splitlines()[2:]:
+        name, numbers = line.split(":")
+        if name.strip().startswith(interface):
+            total += int(numbers.split()[8])
+    return total
 
 
 def why_not() -> str | None:

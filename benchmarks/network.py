@@ -18,15 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _hosts import LOOPBACK, Hosts, two_hosts, why_not
+from _hosts import LOOPBACK, Hosts, two_hosts, two_processes, why_not
 
 WORKER = Path(__file__).with_name("_exchange_worker.py")
 LIMIT = 300  # seconds for one speed
@@ -40,42 +37,10 @@ def exchange(
     hosts: Hosts, params: int, steps: int, periods: Sequence[int]
 ) -> dict[str, Any]:
     """What the first of the two hosts measured."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {
-        **os.environ,
-        "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }
-    started = [
-        subprocess.Popen(
-            [
-                *(*prefix, sys.executable, str(WORKER), hosts.interface, str(params)),
-                *(str(steps), ",".join(map(str, periods))),
-                f"--coordinator={hosts.address}:{port}",
-                "--num_processes=2",
-                f"--process_id={index}",
-            ],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index, prefix in enumerate(hosts.prefixes)
-    ]
-    try:
-        said = [process.communicate(timeout=LIMIT)[0] for process in started]
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    for process, text in zip(started, said, strict=True):
-        if process.returncode:
-            raise RuntimeError(f"a host ended with {process.returncode}:\n{text}")
-    lines = [x for x in said[0].splitlines() if x.startswith("FOUND ")]
+    command = [str(WORKER), hosts.interface, str(params), str(steps)]
+    with two_processes(hosts, [*command, ",".join(map(str, periods))]) as pair:
+        said = pair.ends(LIMIT)
+    lines = [x for x in said.splitlines() if x.startswith("FOUND ")]
     return json.loads(lines[0].removeprefix("FOUND "))
 
 

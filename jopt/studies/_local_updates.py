@@ -25,7 +25,7 @@ PERIODS = (8, 32, 128)
 STEPS = {"smoke": 32, "default": 512, "full": 2048}
 # Besides data parallelism; in `full` every method has every period.
 ARMS = {
-    "smoke": (("diloco", 8), ("palsgd", 8), ("palsgd_first", 8)),
+    "smoke": (("palsgd", 8), ("palsgd_first", 8)),
     "default": (
         ("local_sgd", 32),
         *(("diloco", period) for period in PERIODS),

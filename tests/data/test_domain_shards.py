@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jopt.data import DomainShards, TrainWindows
+from jopt.data import DomainShards, Splits, TrainWindows
 from jopt.data._corpus import Document, pack
 from jopt.errors import ConfigError, DataError
+from jopt.training._config import default_config
+from jopt.training._source import TextSource
 
 T = 4
 
@@ -64,6 +66,15 @@ def test_processes_and_batch_sizes_see_the_same_examples(corpus):
         np.testing.assert_array_equal(rows, np.concatenate(blocks))
     # Every window of the smallest shard once: its 90 bytes.
     assert shards.windows_per_epoch == 2 * min(20 + 8, 13 + 10)
+
+
+def test_a_run_has_them_by_its_config(corpus):
+    config = default_config()
+    config.data.update(seq_len=T, domain_shards=2)
+    config.train.batch_size = 4
+    batch = TextSource(config, Splits(corpus, corpus, corpus)).batch(8)
+    expected = DomainShards(corpus, T, config.seed, shards=2).batch(8, 4)
+    np.testing.assert_array_equal(batch["targets"], expected["targets"])
 
 
 def test_what_cannot_be(corpus):

@@ -361,7 +361,9 @@ def test_a_folder_of_something_else_is_left_alone(sweep, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("size", ["smoke", "default", "full"])
+@pytest.mark.parametrize(
+    "size", ["smoke", "default", pytest.param("full", marks=pytest.mark.slow)]
+)
 def test_studies_are_valid(name, size, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert main(["study", name, f"--size={size}", "--dry_run"]) == 0
