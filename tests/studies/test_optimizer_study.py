@@ -38,15 +38,13 @@ def figures(rows):
     return np.array([[float(v) for k, v in r.items() if "env" in k] for r in rows])
 
 
-# A few that between them have momentum, matrices, signs and second gradients.
 @pytest.mark.parametrize(
     "optimizer",
     [
         "adam",
-        "sa_sam",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in sorted(LEVELS.keys() - {"adam", "sa_sam"})
+            for name in sorted(LEVELS.keys() - {"adam"})
         ),
     ],
 )
@@ -182,7 +180,7 @@ def test_optimizers_are_compared_at_alike_accuracy():
 
 def test_smoke_end_to_end(tmp_path, capsys):
     line = ["study", "optimizer", "--size=smoke", f"--workdir={tmp_path}"]
-    line += ["--task=coloured_digits", "--trials=3"]
+    line += ["--task=coloured_digits", "--optimizers=adam", "--trials=3"]
     assert main(line) == 0
     said = capsys.readouterr().out
     assert "A7 At alike ID accuracy" in said
@@ -191,7 +189,7 @@ def test_smoke_end_to_end(tmp_path, capsys):
     page = (tmp_path / "report.html").read_text()
     assert page.count("<section>") == 7
     written = (tmp_path / "rows.csv").read_text()
-    assert len(written.splitlines()) == 1 + 2 * 2 * 3 * 2
+    assert len(written.splitlines()) == 1 + 2 * 3 * 2
     assert main(line) == 0
     assert "rows, " not in capsys.readouterr().out
     assert (tmp_path / "rows.csv").read_text() == written
