@@ -162,6 +162,10 @@ class TrainExamples:
         change = functools.partial(self._augmentation.apply, drawn=drawn)
         return self._examples.rows(index_B, change)
 
+    def numbers(self, cursor: int, count: int) -> np.ndarray:
+        """int64 (count,): which examples of the split those from the cursor on are."""
+        return self._order.take(cursor, count)[0]
+
     def _draw(self, random: np.random.Generator) -> tuple[np.ndarray, ...]:
         size = self._examples.size
         order = random.permutation(size)

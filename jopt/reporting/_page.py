@@ -145,7 +145,7 @@ def events(runs: Sequence[RunData]) -> str:
     if not rows:
         return "<p class='quiet'>No fault was met and no step was skipped.</p>"
     head = [*([] if alone else ["run"]), "mark", "what", "details"]
-    return "<h2>What happened</h2>" + _table(rows, head, classes="events")
+    return "<h2>What happened</h2>" + html_table(rows, head, classes="events")
 
 
 def communications(runs: Sequence[RunData]) -> str:
@@ -158,7 +158,7 @@ def communications(runs: Sequence[RunData]) -> str:
     ]
     if not rows:
         return ""
-    table = _table(rows, [*([] if alone else ["run"]), *HEAD])
+    table = html_table(rows, [*([] if alone else ["run"]), *HEAD])
     title = "<section id='communication'><h2>Communication</h2>"
     return f"{title}<p class='quiet'>{escape(NOTES)}</p>{table}</section>"
 
@@ -204,7 +204,7 @@ def _group_table(runs: Sequence[RunData], groups: Sequence[Group]) -> str:
     metrics = " or ".join(sorted({RESULTS[headline(run)] for run in runs}))
     return (
         f"<h2>Result</h2><p class='quiet'>Validation {metrics}, the newest of each "
-        "run. The deviation is between seeds.</p>" + _table(rows, head)
+        "run. The deviation is between seeds.</p>" + html_table(rows, head)
     )
 
 
@@ -215,7 +215,7 @@ def _run_table(runs: Sequence[RunData]) -> str:
         rows.append([name, *(f"{value} {_in(note)}" for _, value, note in found)])
     labels: list[str] = max(([f.label for f in figures(run)] for run in runs), key=len)
     head = ["run", "result", *labels[1:]]
-    return f"<details><summary>Each run</summary>{_table(rows, head)}</details>"
+    return f"<details><summary>Each run</summary>{html_table(rows, head)}</details>"
 
 
 def _in(note: str) -> str:
@@ -243,7 +243,7 @@ def _between(runs: Sequence[RunData], groups: Sequence[Group]) -> str:
         for group, config in zip(groups, configs, strict=True)
     ]
     title = "<h2>Config: what differs between the runs</h2>"
-    return title + _table(rows, ["config", *keys])
+    return title + html_table(rows, ["config", *keys])
 
 
 def _configs(runs: Sequence[RunData], names: Sequence[str]) -> Iterable[str]:
@@ -262,11 +262,11 @@ def _config(run: RunData) -> str:
         [
             _changed(run),
             f"<details><summary>The whole config ({len(run.config)} keys)</summary>",
-            _table([[key, _show(run.config[key])] for key in sorted(run.config)]),
+            html_table([[key, _show(run.config[key])] for key in sorted(run.config)]),
             "</details>",
             "<h2>How to reproduce</h2>",
             f"<pre class='commands'>{escape(_recipe(run))}</pre>",
-            _table([*map(list, run.versions.items()), ["commit", run.commit]]),
+            html_table([*map(list, run.versions.items()), ["commit", run.commit]]),
             *_sample(run.status.record.get("sample")),
         ]
     )
@@ -283,7 +283,7 @@ def _changed(run: RunData) -> str:
         if key in run.config
     ]
     title = "<h2>Config: what differs from the defaults</h2>"
-    return title + _table(rows, ["key", "here", "default"])
+    return title + html_table(rows, ["key", "here", "default"])
 
 
 def _recipe(run: RunData) -> str:
@@ -308,7 +308,7 @@ def _sample(text: str | None) -> list[str]:
     return ["<h2>A sampled passage</h2>", f"<pre>{escape(text)}</pre>"]
 
 
-def _table(
+def html_table(
     rows: Sequence[Sequence[str]], head: Sequence[str] = (), *, classes: str = ""
 ) -> str:
     """A table that scrolls sideways by itself where it is too wide."""

@@ -44,11 +44,13 @@ class Summary(NamedTuple):
         text: Markdown.
         rows: the numbers behind it, all with the same keys.
         draw: writes the figure to a path.
+        more: writes further files into the folder.
     """
 
     text: str
     rows: list[Row]
     draw: Callable[[Path], None]
+    more: Callable[[Path], None] = lambda folder: None
 
 
 class Experiment(NamedTuple):
@@ -152,6 +154,7 @@ def _write(summary: Summary, folder: Path) -> None:
         summary.draw(folder / "figure.svg")
     else:
         print("no figure: it needs matplotlib, pip install 'jopt[docs]'; then again")
+    summary.more(folder)
     print(f"{folder}: tables in summary.md and summary.csv, all rows in {ROWS}")
 
 

@@ -41,10 +41,13 @@ class Computed(NamedTuple):
     Attributes:
         question: what is asked.
         module: has `EXPERIMENT`; imported where the study is asked for.
+        asked: the module has instead `configured(size, flags) -> (experiment, flags)`,
+            for a study with flags of its own; those that it knows are taken away.
     """
 
     question: str
     module: str
+    asked: bool = False
 
 
 STUDIES: dict[str, Study | Computed] = {
@@ -153,6 +156,12 @@ STUDIES: dict[str, Study | Computed] = {
         "How does the optimizer of the fine-tuning change how well models merge?",
         "jopt.studies.merging.optimizers",
     ),
+    "optimizer": Computed(
+        "Does the optimizer change accuracy out of distribution where that within is "
+        "alike?",
+        "jopt.studies.optimizer",
+        asked=True,
+    ),
     "no_wrong_turns": Computed(
         "Do gradients point away from where training ends, and is the rate that this "
         "gives a schedule?",
@@ -168,7 +177,11 @@ def main(argv: Sequence[str]) -> int:
         check_choice("study", args.name, STUDIES)
         study = STUDIES[args.name]
         if isinstance(study, Computed):
-            experiment = importlib.import_module(study.module).EXPERIMENT
+            module = importlib.import_module(study.module)
+            if study.asked:
+                experiment, flags = module.configured(args.size, flags)
+            else:
+                experiment = module.EXPERIMENT
             print(f"{study.question}\n", flush=True)
             return _experiment.main(experiment, args.name, args.size, flags)
         if not Path(study.config).exists():
@@ -215,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jopt study",
         description="Studies that are sweeps take the flags of `python -m jopt sweep`, "
-        "others --workdir and --dry_run.",
+        "others --workdir and --dry_run; `optimizer` also --task, --trials and more.",
         epilog=f"studies:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -27,6 +27,16 @@ def workers(monkeypatch):
 
 
 @pytest.fixture
+def sweep(monkeypatch):
+    return _load(monkeypatch, "sweep")
+
+
+@pytest.fixture
+def sweep_jax(monkeypatch):
+    return _load(monkeypatch, "_sweep_jax")
+
+
+@pytest.fixture
 def train_step(monkeypatch):
     return _load(monkeypatch, "train_step")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jopt.data._examples import Labelled, TrainExamples
-from jopt.data.environments._holdout import HOLDOUT, holdout
+from jopt.data.environments._holdout import HOLDOUT, holdout, seed_hash
 from jopt.errors import DataError
 
 
@@ -119,7 +119,7 @@ class DomainTask:
         """
         parts = self.parts(trial_seed)
         return tuple(
-            TrainExamples(parts[e].inside, order_seed)
+            TrainExamples(parts[e].inside, seed_hash(order_seed, e))
             for e in range(len(self.envs))
             if e not in test_envs
         )

@@ -1,0 +1,1 @@
+"""Optimizers as a factor of generalization out of distribution."""

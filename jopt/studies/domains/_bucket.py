@@ -1,0 +1,242 @@
+"""A bucket of trials, from settings to records."""
+
+# L lanes; S steps; E training environments; B rows of each.
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopt.data.environments import DomainTask, load_task, seed_hash
+from jopt.models import Model, mlp
+from jopt.studies._experiment import Row
+from jopt.studies._identity import job_id
+from jopt.studies.domains._evaluation import (
+    FIGURES,
+    PARTS,
+    Stack,
+    evaluator,
+    stacked,
+)
+from jopt.studies.domains._lanes import (
+    Lane,
+    LaneProgram,
+    Pool,
+    Segment,
+    lane_programs,
+)
+
+
+class Trial(NamedTuple):
+    """One model.
+
+    Attributes:
+        number: within its algorithm and optimizer, in the order of the search.
+        settings: numbers by `algorithm.NAME` and `optim.NAME`, resolved.
+    """
+
+    number: int
+    settings: Mapping[str, float]
+
+
+class Bucket(NamedTuple):
+    """Trials that one compiled program trains together.
+
+    Attributes:
+        task: a key of `jopt.data.environments.TASKS`.
+        algorithm, optimizer: names.
+        batch_size: B, rows of each training environment in a step.
+        width: of both hidden layers of the perceptron.
+        num_steps, eval_every: of every trial.
+        trial_seed: of the parts of the environments; with a trial's number, of its
+            initial parameters and of its order of examples, whatever the algorithm and
+            the optimizer are.
+        trials: with the same names of settings.
+    """
+
+    task: str
+    algorithm: str
+    optimizer: str
+    batch_size: int
+    width: int
+    num_steps: int
+    eval_every: int
+    trial_seed: int
+    trials: tuple[Trial, ...]
+
+
+class Static(NamedTuple):
+    """What buckets of a task have in common, made once."""
+
+    task: DomainTask
+    model: Model
+    stack: Stack
+    evaluate: Any
+
+
+def run_bucket(bucket: Bucket) -> list[Row]:
+    """The records of all its trials: one each `eval_every` steps and at the last step.
+
+    A record has the figures of both parts of every environment, `env{e}_in_acc` to
+    `env{e}_out_nll`, and a status: `diverged` from the first segment on with a loss or
+    a parameter that is not finite, with NaN for figures, else `running` or `done`.
+    """
+    alive = np.ones(len(bucket.trials), bool)
+    records: list[list[Row]] = [[] for _ in bucket.trials]
+    for step, segment, figures in _evaluations(bucket):
+        alive &= segment.finite
+        for place, rows in enumerate(records):
+            own = {name: x[place] for name, x in figures.items()}
+            loss = float(segment.loss[place]) if alive[place] else None
+            rows.append(_record(bucket, bucket.trials[place], step, loss, own))
+    return [row for rows in records for row in rows]
+
+
+def _evaluations(
+    bucket: Bucket,
+) -> Iterator[tuple[int, Segment, dict[str, np.ndarray]]]:
+    """Step, what its segment says (L,), and figures (L, E), one by one."""
+    static = static_of(bucket.task, bucket.width, bucket.trial_seed)
+    envs = train_envs(static.task)
+    pool = pool_of(static.stack, envs)
+    programs = lane_programs(
+        static.model, bucket.algorithm, bucket.optimizer, len(envs)
+    )
+    settings = stacked_settings(bucket.trials)
+    seeds = [seed_hash(bucket.trial_seed, trial.number) for trial in bucket.trials]
+    lanes = started(programs, settings, seeds, pool)
+    steps = evaluation_steps(bucket.num_steps, bucket.eval_every)
+    for begin, end in itertools.pairwise([0, *steps]):
+        index = orders(static.task, bucket, seeds, begin, end)
+        lanes, segment = programs.advance(settings, lanes, pool, index)
+        found = static.evaluate(lanes.params, lanes.model_state, static.stack)
+        yield end, *jax.tree.map(np.asarray, (segment, found))
+
+
+def started(
+    programs: LaneProgram,
+    settings: Mapping[str, jax.Array],
+    seeds: Sequence[int],
+    pool: Pool,
+) -> Lane:
+    """All lanes before their first step."""
+    keys_L = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
+    example = {"inputs": pool.inputs[0, :1], "targets": pool.targets[0, :1]}
+    return programs.init(settings, keys_L, example)
+
+
+def evaluation_steps(num_steps: int, eval_every: int) -> list[int]:
+    """Steps after which models are evaluated; the last one is among them.
+
+    >>> evaluation_steps(250, 100)
+    [100, 200, 250]
+    """
+    return [*range(eval_every, num_steps, eval_every), num_steps]
+
+
+def stacked_settings(trials: Sequence[Trial]) -> dict[str, jax.Array]:
+    """float32 (L,) by name.
+
+    >>> stacked_settings([Trial(0, {"optim.eps": 0.5}), Trial(1, {"optim.eps": 2.0})])
+    {'optim.eps': Array([0.5, 2. ], dtype=float32)}
+    """
+    return {
+        name: jnp.array([trial.settings[name] for trial in trials], jnp.float32)
+        for name in trials[0].settings
+    }
+
+
+def pool_of(stack: Stack, envs: Sequence[int]) -> Pool:
+    """The examples of some environments."""
+    chosen = np.array(envs)
+    return Pool(stack.inputs[chosen], stack.targets[chosen])
+
+
+def orders(
+    task: DomainTask, bucket: Bucket, seeds: Sequence[int], begin: int, end: int
+) -> jax.Array:
+    """int32 (L, S, E, B): the examples of steps `begin` to `end`, as their numbers.
+
+    A pure function of seeds and steps: each environment has an endless shuffled row.
+    """
+    rows, steps = bucket.batch_size, end - begin
+    parts = task.parts(bucket.trial_seed)
+
+    def of_lane(seed: int) -> np.ndarray:
+        streams = task.streams(bucket.trial_seed, seed, task.default_test_envs)
+        return np.stack(
+            [
+                parts[e].inside.index[stream.numbers(begin * rows, steps * rows)]
+                for e, stream in zip(train_envs(task), streams, strict=True)
+            ]
+        )
+
+    index_LEN = np.stack([of_lane(seed) for seed in seeds])
+    index_LESB = index_LEN.reshape(*index_LEN.shape[:2], steps, rows)
+    return jnp.asarray(index_LESB.swapaxes(1, 2), jnp.int32)
+
+
+def train_envs(task: DomainTask) -> list[int]:
+    """Numbers of the environments that are trained on."""
+    return [e for e in range(len(task.envs)) if e not in task.default_test_envs]
+
+
+@functools.lru_cache(maxsize=1)
+def static_of(name: str, width: int, trial_seed: int) -> Static:
+    """The task, its examples, the model and the compiled evaluation, kept."""
+    task = load_task(name)
+    model = mlp(
+        {
+            "input_dim": math.prod(task.input_shape),
+            "hidden_dim": width,
+            "num_classes": task.num_classes,
+        }
+    )
+    evaluate = evaluator(model)
+
+    @jax.jit
+    def of_lanes(params: Any, model_state: Any, stack: Stack) -> dict[str, jax.Array]:
+        # One lane after the other: activations of all examples of all lanes are many.
+        return jax.lax.map(
+            lambda lane: evaluate(lane[0], lane[1], stack), (params, model_state)
+        )
+
+    return Static(task, model, stacked(task, trial_seed), of_lanes)
+
+
+def _record(
+    bucket: Bucket,
+    trial: Trial,
+    step: int,
+    loss: float | None,
+    figures: Mapping[str, np.ndarray],
+) -> Row:
+    """Of one trial; without a loss it has diverged."""
+    resolved = bucket._asdict() | {"trial": trial.number, **trial.settings}
+    del resolved["trials"]
+    known = loss is not None
+    ends = "done" if step == bucket.num_steps else "running"
+    row: Row = {
+        "key": job_id(resolved),
+        "algorithm": bucket.algorithm,
+        "optimizer": bucket.optimizer,
+        "trial": trial.number,
+        "trial_seed": bucket.trial_seed,
+        "batch_size": bucket.batch_size,
+        "settings": json.dumps(dict(trial.settings), sort_keys=True),
+        "step": step,
+        "status": ends if known else "diverged",
+        "loss": f"{loss:.6g}" if known else "nan",
+    }
+    for e in range(len(figures["in_acc"])):
+        for name in (f"{part}_{figure}" for part in PARTS for figure in FIGURES):
+            row[f"env{e}_{name}"] = f"{figures[name][e]:.6g}" if known else "nan"
+    return row

@@ -1,0 +1,148 @@
+"""Which trials a study of optimizers has: settings drawn, and put into buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from jopt.data.environments import DomainTask
+from jopt.errors import ConfigError, check_choice
+from jopt.studies._algorithm_spaces import algorithm_space
+from jopt.studies._samplers import sample
+from jopt.studies._space import Dist, choice
+from jopt.studies.domains._bucket import Bucket, Trial, train_envs
+from jopt.studies.domains._levels import LEVELS, resolved
+
+ALGORITHMS = ("erm", "irm")
+PUBLISHED = ("sgd", "momentum", "nesterov", "rmsprop", "adam")
+DIGITS = 6  # significant ones of a setting
+LANES = 20  # of a bucket, at most: what is lost when a process is killed
+
+
+class Size(NamedTuple):
+    """How much is tried.
+
+    Attributes:
+        trials: of each algorithm and optimizer.
+        batch_sizes: rows of each training environment; each is a program of its own.
+        width: of the perceptron.
+        num_steps, eval_every: of a trial; None: the task's.
+        optimizers: keys of `LEVELS`.
+    """
+
+    trials: int
+    batch_sizes: tuple[int, ...] = (64,)
+    width: int = 64
+    num_steps: int | None = None
+    eval_every: int | None = None
+    optimizers: tuple[str, ...] = tuple(LEVELS)
+
+
+SIZES = {
+    "smoke": Size(4, (16,), 8, 20, 10, ("sgd", "adam")),
+    "default": Size(20),
+    "full": Size(60, (16, 64, 256), 64, 5001, 100),
+}
+
+
+class Wanted(NamedTuple):
+    """What a study is asked for.
+
+    Attributes:
+        task: a key of `jopt.data.environments.TASKS`.
+        size: a key of `SIZES`.
+        trials: 0 for those of the size.
+        optimizers, algorithms: keys; none for those of the size, and `ALGORITHMS`.
+        seed: of the search and of the parts of the environments.
+    """
+
+    task: str
+    size: str = "default"
+    trials: int = 0
+    optimizers: tuple[str, ...] = ()
+    algorithms: tuple[str, ...] = ()
+    seed: int = 0
+
+
+def buckets(wanted: Wanted, task: DomainTask) -> dict[str, Bucket]:
+    """The buckets of a study by name, the same every time.
+
+    Fails: `ConfigError` for an unknown name, and for a task that is not about accuracy.
+    """
+    check_choice("size", wanted.size, SIZES)
+    size = SIZES[wanted.size]
+    optimizers = wanted.optimizers or size.optimizers
+    algorithms = wanted.algorithms or ALGORITHMS
+    for optimizer in optimizers:
+        check_choice("optimizer", optimizer, LEVELS)
+    for algorithm in algorithms:
+        check_choice("algorithm", algorithm, ALGORITHMS)
+    if task.metric != "accuracy":
+        raise ConfigError(
+            f"task {task.name} is judged by {task.metric}, and this study is about "
+            "accuracy; choose a task of images"
+        )
+    found: dict[str, Bucket] = {}
+    for algorithm in algorithms:
+        for optimizer in optimizers:
+            found |= _cell(wanted, size, task, algorithm, optimizer)
+    return found
+
+
+def _cell(
+    wanted: Wanted, size: Size, task: DomainTask, algorithm: str, optimizer: str
+) -> dict[str, Bucket]:
+    """The buckets of one algorithm and optimizer."""
+    steps = size.num_steps or task.num_steps
+    drawn = sample(
+        _space(algorithm, optimizer, size, steps, len(train_envs(task))),
+        "halton",
+        wanted.trials or size.trials,
+        seed=wanted.seed,
+        digits=DIGITS,
+    )
+    by_batch: dict[int, list[Trial]] = {}
+    for number, settings in enumerate(drawn):
+        batch_size = settings.pop("batch_size")
+        by_batch.setdefault(batch_size, []).append(Trial(number, _named(settings)))
+    return {
+        f"{algorithm}-{optimizer}-{batch_size}-{begin // LANES}": Bucket(
+            wanted.task,
+            algorithm,
+            optimizer,
+            batch_size,
+            size.width,
+            steps,
+            size.eval_every or task.eval_every,
+            wanted.seed,
+            tuple(trials[begin : begin + LANES]),
+        )
+        for batch_size, trials in sorted(by_batch.items())
+        for begin in range(0, len(trials), LANES)
+    }
+
+
+def _space(
+    algorithm: str, optimizer: str, size: Size, steps: int, environments: int
+) -> dict[str, Dist]:
+    of_algorithm = algorithm_space(algorithm, steps, environments=environments)
+    return {
+        "batch_size": choice(*size.batch_sizes),
+        **{f"optim.{name}": dist for name, dist in LEVELS[optimizer].space.items()},
+        **{f"algorithm.{name}": dist for name, dist in of_algorithm.items()},
+    }
+
+
+def _named(drawn: Mapping[str, float]) -> dict[str, float]:
+    optim = {k.removeprefix("optim."): v for k, v in drawn.items() if "optim." in k}
+    rest = {k: float(v) for k, v in drawn.items() if "optim." not in k}
+    return {f"optim.{k}": float(v) for k, v in resolved(optim).items()} | rest
+
+
+def names_of(text: str) -> Sequence[str]:
+    """Names from a flag.
+
+    >>> names_of("sgd,adam")
+    ('sgd', 'adam')
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())

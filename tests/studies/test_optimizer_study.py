@@ -1,0 +1,225 @@
+"""The study of optimizers: lanes against trials alone, analyses, the whole command."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from jopt.__main__ import main
+from jopt.data.environments import load_task, seed_hash
+from jopt.studies.domains import _analyses as analyses
+from jopt.studies.domains._bucket import (
+    evaluation_steps,
+    orders,
+    pool_of,
+    run_bucket,
+    stacked_settings,
+    static_of,
+    train_envs,
+)
+from jopt.studies.domains._lanes import lane_program
+from jopt.studies.domains._levels import LEVELS
+from jopt.studies.domains._models import Fitted, best, fitted_models, kept
+from jopt.studies.domains._search import SIZES, Wanted, buckets
+
+TASK = "coloured_digits"
+
+
+def bucket_of(optimizer, algorithm="irm", trials=3):
+    wanted = Wanted(TASK, "smoke", trials, (optimizer,), (algorithm,))
+    (found,) = buckets(wanted, load_task(TASK)).values()
+    return found._replace(num_steps=12, eval_every=6)
+
+
+def figures(rows):
+    return np.array([[float(v) for k, v in r.items() if "env" in k] for r in rows])
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        "adam",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in sorted(LEVELS.keys() - {"adam"})
+        ),
+    ],
+)
+def test_lanes_are_trials_alone(optimizer):
+    """Property 13; the annealed penalty comes on in the middle of a segment."""
+    bucket = bucket_of(optimizer)
+    trials = tuple(
+        trial._replace(settings={**trial.settings, "algorithm.anneal_steps": 3.0})
+        for trial in bucket.trials
+    )
+    together = run_bucket(bucket._replace(trials=trials))
+    alone = [run_bucket(bucket._replace(trials=(trial,))) for trial in trials]
+    assert [row["key"] for row in together] == [
+        r["key"] for rows in alone for r in rows
+    ]
+    expected = figures([row for rows in alone for row in rows])
+    np.testing.assert_allclose(figures(together), expected, rtol=1e-4, atol=2e-6)
+
+
+def test_a_lane_that_diverges_changes_no_other():
+    bucket = bucket_of("momentum", "erm")
+    first, second, third = bucket.trials
+    wild = second._replace(settings={**second.settings, "optim.learning_rate": 1e30})
+    calm = run_bucket(bucket)
+    found = run_bucket(bucket._replace(trials=(first, wild, third)))
+    own = [row for row in found if row["trial"] == 1]
+    assert {row["status"] for row in own} == {"diverged"}
+    assert all(math.isnan(x) for row in own for x in figures([row])[0])
+    for before, after in zip(calm, found, strict=True):
+        if after["trial"] != 1:
+            assert before == after
+    (cell,) = fitted_models(load_task(TASK), found).values()
+    assert [model.diverged for model in cell] == [False, True, False]
+    assert math.isnan(cell[1].avg_val_acc)
+
+
+def test_an_anneal_starts_the_same_optimizer_anew():
+    """Property 15: the third step is a first step of RMSprop at the same parameters."""
+    bucket = bucket_of("rmsprop", trials=1)
+    static = static_of(bucket.task, bucket.width, 0)
+    envs = train_envs(static.task)
+    pool = pool_of(static.stack, envs)
+    index_SEB = orders(static.task, bucket, [seed_hash(0, 0)], 0, 3)[0]
+    program = lane_program(static.model, "irm", "rmsprop", len(envs))
+    example = {"inputs": pool.inputs[0, :1], "targets": pool.targets[0, :1]}
+    settings = {name: x[0] for name, x in stacked_settings(bucket.trials).items()}
+    settings["algorithm.penalty_weight"] = 1.0  # the loss does not tell
+    annealed, never = (
+        settings | {"algorithm.anneal_steps": steps} for steps in (2.0, 9.0)
+    )
+    start = program.init(annealed, jax.random.key(0), example)
+    found, _ = program.advance(annealed, start, pool, index_SEB)
+    before = program.init(never, jax.random.key(0), example)
+    before, _ = program.advance(never, before, pool, index_SEB[:2])
+    by_hand = before._replace(opt_state=start.opt_state)
+    expected, _ = program.advance(never, by_hand, pool, index_SEB[2:])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        (found.params, found.opt_state),
+        (expected.params, expected.opt_state),
+    )
+    kept, _ = program.advance(never, before, pool, index_SEB[2:])
+    averages = jax.tree.leaves(kept.opt_state)
+    anew = jax.tree.leaves(expected.opt_state)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(averages, anew, strict=True))
+
+
+def test_the_search_is_the_same_for_all_and_grows():
+    task = load_task(TASK)
+    some = buckets(Wanted(TASK, "default", 5), task)
+    more = buckets(Wanted(TASK, "default", 25), task)
+    assert len(some) == 2 * len(LEVELS)
+    assert len(more) == 2 * len(some)
+    for name, bucket in some.items():
+        assert more[name].trials[:5] == bucket.trials
+    for bucket in some.values():
+        for trial in bucket.trials:
+            assert "optim.learning_rate_over_eps" not in trial.settings
+            if bucket.algorithm == "irm":
+                assert trial.settings["algorithm.anneal_steps"] < bucket.num_steps
+    full = buckets(Wanted(TASK, "full"), task)
+    assert sum(len(b.trials) for b in full.values()) == 60 * 2 * len(LEVELS)
+    assert {b.batch_size for b in full.values()} == set(SIZES["full"].batch_sizes)
+    assert evaluation_steps(5001, 100)[-2:] == [5000, 5001]
+
+
+def model(val, test, trial=0, cell=("erm", "sgd")):
+    return Fitted(cell, trial, 1, math.isnan(val), val, val, test, 0.0, 0.0)
+
+
+def test_bins_and_selection_of_models():
+    models = [model(a, b, n) for n, (a, b) in enumerate(((0.3, 0.1), (1.0, 0.5)))]
+    models.append(model(math.nan, math.nan, 2))
+    found = analyses.binned(models)
+    assert found[3] == 0.1
+    assert found[9] == 0.5
+    assert np.isnan(np.delete(found, [3, 9])).all()
+    assert [m.trial for m in best(models, 3)] == [1, 0]
+    assert [m.trial for m in kept(models, 0.3)] == [1]
+    curve = analyses.budget(models)
+    assert curve.trials.tolist() == [3]
+    np.testing.assert_allclose(curve.best[:, 0], [1.0, 0.5])
+    np.testing.assert_allclose(curve.all[:, 0], [0.65, 0.3])
+
+
+def test_a_budget_curve_keeps_launch_order_and_diverged_trials():
+    models = [model(math.nan, math.nan, n) for n in range(10)]
+    models += [model(0.5 + n / 100, 0.2, n + 10) for n in range(15)]
+    curve = analyses.budget(models)
+    assert curve.trials.tolist() == [10, 20, 25]
+    np.testing.assert_allclose(curve.best[0], [np.nan, 0.59, 0.64])
+
+
+def test_optimizers_are_compared_at_alike_accuracy():
+    """One is worse overall, and better in every bin that both have."""
+    random = np.random.default_rng(0)
+    noise = iter(0.001 * random.standard_normal(200))
+    sgd = [model(a, a / 2 + next(noise)) for a in [0.45] * 5 + [0.85] * 30]
+    adam = [model(a, a / 2 + 0.1 + next(noise)) for a in [0.45] * 30 + [0.85] * 5]
+    sgd = [m._replace(cell=("erm", "sgd")) for m in sgd]
+    cells = {("erm", "sgd"): sgd, ("erm", "adam"): adam}
+    table = analyses.conditional(cells, chance=0.0)
+    rows = {(row[1], row[3]): row for row in table.rows}
+    assert rows["adaptive", "all"][4] == "35 : 35"
+    for where in ("0.4", "0.8", "all"):
+        difference = float(rows["sgd", where][5].split()[0])
+        assert difference == pytest.approx(-0.1, abs=0.005)
+        assert rows["sgd", where][6].startswith("0.000")
+    assert float(rows["adaptive", "all"][5].split()[0]) > 0
+    empty = analyses.filtered({("erm", "sgd"): [model(math.nan, math.nan)]}, 0.0)
+    assert empty.rows[0][2:6] == ["1", "1", "0", "–"]
+
+
+def test_smoke_end_to_end(tmp_path, capsys):
+    line = ["study", "optimizer", "--size=smoke", f"--workdir={tmp_path}"]
+    line += ["--task=coloured_digits", "--optimizers=adam", "--trials=3"]
+    assert main(line) == 0
+    said = capsys.readouterr().out
+    assert "A7 At alike ID accuracy" in said
+    for name in ("a1_filtered", "a4_bins", "a5_budget", "a6_patterns"):
+        assert (tmp_path / f"tables/{name}.csv").read_text().startswith("algorithm,")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<section>") == 7
+    written = (tmp_path / "rows.csv").read_text()
+    assert len(written.splitlines()) == 1 + 2 * 3 * 2
+    assert main(line) == 0
+    assert "rows, " not in capsys.readouterr().out
+    assert (tmp_path / "rows.csv").read_text() == written
+    assert main([*line[:-1], "--trials=2"]) == 2
+    assert "another version of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--task=coloured"], "coloured_digits"),
+        (["--task=genres"], "is judged by bits_per_byte"),
+        (["--optimizers=adm"], "adam"),
+        (["--algorithms=erm,irmv1"], "irm"),
+        (["--trials=-1"], "--trials"),
+    ],
+)
+def test_what_cannot_be_studied(flags, said, capsys, tmp_path):
+    assert main(["study", "optimizer", *flags, f"--workdir={tmp_path}"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_figures(tmp_path):
+    pytest.importorskip("matplotlib")
+    from jopt.studies.domains._report import figures_of
+
+    cells = {
+        ("erm", "sgd"): [model(0.5 + n / 50, 0.2, n) for n in range(12)],
+        ("erm", "adam"): [model(math.nan, math.nan)],
+    }
+    for name, draw in figures_of(cells, 0.0).items():
+        draw(tmp_path / f"{name}.svg")
+        assert "adam" in (tmp_path / f"{name}.svg").read_text()
