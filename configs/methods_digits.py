@@ -21,6 +21,7 @@ RATES = {
     "lion_muon": 0.00975,
     "spec_sign": 0.01,
     "spec_sign_directional": 0.01,
+    "spec_sign_unit_rms": 0.01,
     "spec_sign_random": 0.01,
     "muon": 0.0259,
     "muon_fast3": 0.0259,

@@ -25,6 +25,7 @@ RATES = {
     "lion_muon": 0.0076,
     "spec_sign": 0.007,
     "spec_sign_directional": 0.007,
+    "spec_sign_unit_rms": 0.007,
     "spec_sign_random": 0.007,
     "muon": 0.007,
     "muon_fast3": 0.007,

@@ -13,6 +13,7 @@ MUON = (0.002, 0.02)  # Updates of RMS 0.2.
 RATES = {
     "spec_sign": MUON,
     "spec_sign_directional": MUON,
+    "spec_sign_unit_rms": MUON,
     "spec_sign_random": MUON,
     "muon": MUON,
     "signum": (0.0001, 0.001),

@@ -33,6 +33,8 @@ _POLAR = {"compute_dtype": "auto"}
 
 # The momentum of Muon here, and measurements that cost little.
 _SWITCH = _POLAR | {"b1": 0.81, "b2": 0.9, "initial": "spectral", "every": 20.0}
+# Spectral steps that are no larger than Muon's where the gradient has low rank.
+_MUON_OR_SIGN = _SWITCH | {"spectral_scale": "match_rms"}
 
 METHODS: dict[str, Method] = {
     "adamw": Method("adamw", {"b1": 0.9, "b2": 0.95, "weight_decay": 0.1}),
@@ -41,11 +43,12 @@ METHODS: dict[str, Method] = {
     "lion": Method("lion", {"b1": 0.9, "b2": 0.99}),
     "sign_muon": Method("sign_muon", _POLAR),
     "lion_muon": Method("lion_muon", _POLAR),
-    "spec_sign": Method("spec_sign", _SWITCH | {"curvature": "worst_case"}),
-    "spec_sign_directional": Method("spec_sign", _SWITCH | {"curvature": "auto"}),
-    # Changes as often as the one above does on the language model.
+    "spec_sign": Method("spec_sign", _MUON_OR_SIGN | {"curvature": "worst_case"}),
+    "spec_sign_directional": Method("spec_sign", _MUON_OR_SIGN | {"curvature": "auto"}),
+    "spec_sign_unit_rms": Method("spec_sign", _SWITCH | {"curvature": "worst_case"}),
+    # Changes as often as the second does on the language model.
     "spec_sign_random": Method(
-        "spec_sign", _SWITCH | {"criterion": "random", "rate": 0.01}
+        "spec_sign", _MUON_OR_SIGN | {"criterion": "random", "rate": 0.01}
     ),
     "muon": Method("muon", _POLAR | {"beta": 0.9}),
     # Three stages of Newton-Schulz in place of four, and the five of the first Muon.

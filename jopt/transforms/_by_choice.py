@@ -22,6 +22,7 @@ from jopt.transforms._singles import Singles
 from jopt.tree import PyTree, map_named, named_leaves
 
 SwitchMode = Literal["where", "cond", "host"]
+SpectralScale = Literal["unit_rms", "match_rms"]
 # A name for all matrices, or path -> a name or an array of them.
 Choices = str | Mapping[str, Any]
 
@@ -30,18 +31,20 @@ Choices = str | Mapping[str, Any]
 class GeometrySteps:
     """Directions to steps of one RMS in several geometries, or another for signs.
 
-    sign: sign_rms sign(C); spectral: rms sqrt(M N) P / ||P||_F with the polar factor P
-    of C; euclidean: the same with C in the place of P.
+    sign: sign_rms sign(C); spectral: the polar factor P of C, scaled; euclidean: rms
+    sqrt(M N) C / ||C||_F.
 
     Attributes:
         geometries: that are offered.
         polar: of the spectral steps.
+        polar_scaled: a polar factor to its step.
         scaled: to the RMS, mode `unit_rms`.
         sign_rms: of sign steps.
     """
 
     geometries: tuple[GeometryName, ...]
     polar: PolarMap
+    polar_scaled: ShapeMap
     scaled: ShapeMap
     sign_rms: jax.typing.ArrayLike
 
@@ -49,7 +52,9 @@ class GeometrySteps:
         """The step of one geometry for all matrices of a tree."""
         if name == "sign":
             return jax.tree.map(lambda x: self.sign_rms * x, sign_tree(tree))
-        return self.scaled(self.polar(tree) if name == "spectral" else tree)
+        if name == "spectral":
+            return self.polar_scaled(self.polar(tree))
+        return self.scaled(tree)
 
     def among(self, specs: Mapping[str, MatrixSpec]) -> GeometrySteps:
         """The same for a tree {path: leaf} of some leaves."""
@@ -57,6 +62,7 @@ class GeometrySteps:
         return dataclasses.replace(
             self,
             polar=dataclasses.replace(self.polar, views=views),
+            polar_scaled=dataclasses.replace(self.polar_scaled, views=views),
             scaled=dataclasses.replace(self.scaled, views=views),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -226,3 +226,22 @@ def averaged(
     mean = old + (1 - decay) / more * (new - old)
     sound = jnp.all(jnp.isfinite(new), axis=0)
     return jnp.where(sound, mean, old), jnp.where(sound, more, weight)
+
+
+def dwell_steps(
+    steps: jax.typing.ArrayLike,
+    fraction: Any,
+    total: Any,
+) -> jax.typing.ArrayLike:
+    """What `min_dwell` is in steps, where it may be a fraction of all of them.
+
+    >>> dwell_steps(100, None, None), dwell_steps(100, 0.5, 8)
+    (100, 4.0)
+    """
+    if fraction is None:
+        return steps
+    if total is None:
+        raise ConfigError(
+            "min_dwell_fraction is a part of total_steps; set that as well"
+        )
+    return fraction * total

@@ -18,6 +18,7 @@ from jopt.transforms._alternate import is_due
 from jopt.transforms._by_choice import (
     Choices,
     GeometrySteps,
+    SpectralScale,
     SwitchMode,
     read_choices_argument,
     select_steps,
@@ -25,6 +26,7 @@ from jopt.transforms._by_choice import (
 from jopt.transforms._choosing import (
     Criterion,
     GeometryName,
+    dwell_steps,
     read_criterion,
     read_geometries,
 )
@@ -50,6 +52,7 @@ def scale_by_geometry_switch(
     mu_dtype: jax.typing.DTypeLike | None = None,
     rms: jax.typing.ArrayLike = ADAMW_RMS,
     sign_rms: jax.typing.ArrayLike | None = None,
+    spectral_scale: SpectralScale = "unit_rms",
     curvature: SwitchCurvature = "auto",
     signal: SwitchSignal = "gradient",
     ema_decay: jax.typing.ArrayLike = 0.95,
@@ -82,7 +85,7 @@ def scale_by_geometry_switch(
     an M x N matrix gets, all of one RMS, so that a change of geometry is none of size,
 
     - sign: rms sign(C), or of another `sign_rms`;
-    - spectral: rms sqrt(M N) P / ||P||_F, P = polar(C);
+    - spectral: rms sqrt(M N) P / ||P||_F, P = polar(C), or see `spectral_scale`;
     - euclidean: rms sqrt(M N) C / ||C||_F.
 
     In steps whose number is a multiple of `every`, before the step is made:
@@ -119,6 +122,9 @@ def scale_by_geometry_switch(
         rms: of every update. With one rate for all geometries a change then changes no
             size; the best sizes may differ.
         sign_rms: of sign updates; None is `rms`. LionMuon's two rates have a quarter.
+        spectral_scale: `unit_rms`: as above. `match_rms`: Muon's, rms sqrt(max(M, N))
+            P, so less than `rms` where P has not full rank, as numbers have it; the
+            other makes up for that in the directions that are there. Static.
         curvature: static. `directional`: L_g = tr(D^T C_A D) along the unit step D of
             the geometry. `worst_case`: its upper bound. `dimension`, without
             activations: L_max / L_op = fan-out sqrt(fan-in), L_F / L_op = 1 /
@@ -195,6 +201,7 @@ def scale_by_geometry_switch(
     ([['spectral']], 0.2828)
     """
     check_choice("mode", mode, get_args(SwitchMode))
+    check_choice("spectral_scale", spectral_scale, get_args(SpectralScale))
     check_choice("curvature", curvature, get_args(SwitchCurvature))
     check_choice("signal", signal, get_args(SwitchSignal))
     check_choice("stats_method", stats_method, STATS_METHODS)
@@ -217,7 +224,9 @@ def scale_by_geometry_switch(
         **where,
     )
     scaled = shape_map("unit_rms", rms=rms, **where)
-    made = GeometrySteps(offered, polar, scaled, rms if sign_rms is None else sign_rms)
+    polar_scaled = shape_map(spectral_scale, kappa=rms, rms=rms, **where)
+    sign_rms = rms if sign_rms is None else sign_rms
+    made = GeometrySteps(offered, polar, polar_scaled, scaled, sign_rms)
     rule = SwitchRule(
         criterion=read_criterion(criterion),
         geometries=offered,
@@ -233,7 +242,7 @@ def scale_by_geometry_switch(
         b2=b2,
         ema_decay=ema_decay,
         hysteresis=hysteresis,
-        min_dwell=_dwell(min_dwell, min_dwell_fraction, total_steps),
+        min_dwell=dwell_steps(min_dwell, min_dwell_fraction, total_steps),
         rate=rate,
         shares=shares,
         seed=seed,
@@ -284,17 +293,3 @@ def scale_by_geometry_switch(
         return optax.tree.cast_like(moved, updates), new
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _dwell(
-    steps: jax.typing.ArrayLike,
-    fraction: Any,
-    total: Any,
-) -> jax.typing.ArrayLike:
-    if fraction is None:
-        return steps
-    if total is None:
-        raise ConfigError(
-            "min_dwell_fraction is a part of total_steps; set that as well"
-        )
-    return fraction * total

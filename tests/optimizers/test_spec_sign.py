@@ -95,6 +95,21 @@ def test_signs_may_have_a_size_of_their_own():
     np.testing.assert_allclose(update["w"], 0.05 * np.sign(grads["w"]))
 
 
+@pytest.mark.parametrize("mode", ["where", "cond", "host"])
+def test_spectral_steps_may_be_those_of_muon(mode):
+    """Of rank 2 of 6: as large as Muon's, and sqrt(3) times that as all of one RMS."""
+    left, right = jax.random.normal(jax.random.key(0), (2, 8, 2))
+    grads = {"w": left @ right[:6].T}
+    alike = {"b1": 0.81, "b2": 0.9, "method": "svd", "mode": mode}
+    still = {"initial": "spectral", "every": jnp.inf, "criterion": "det"}
+    muon = jopt.muon(1.0, beta=0.9, method="svd")
+    expected, _ = muon.update(grads, muon.init(grads), grads)
+    for scale, factor in (("match_rms", 1.0), ("unit_rms", 3**0.5)):
+        tx = scale_by_geometry_switch(spectral_scale=scale, **alike, **still)
+        update, _ = tx.update(grads, tx.init(grads), grads)
+        np.testing.assert_allclose(update["w"], -factor * expected["w"], atol=1e-6)
+
+
 def test_what_is_computed_when():
     """Measuring only in steps that measure; polar factors only where a mode wants."""
     g = {"up": jnp.ones((4, 6)), "down": jnp.ones((6, 4))}
