@@ -9,8 +9,9 @@ compiled by itself; in each of `--rounds` rounds they take one turn of `--calls`
 executions, in an order that moves on by one each round. Rows:
 
   step           the training step, without criteria
-  gram           A^T A / N of every tap that multiplies a matrix; the forward pass that
-                 gives the activations is in the step
+  gram           A^T A / N of every tap that multiplies a matrix, over every second
+                 position (`oracle.gram_stride`); the forward pass that gives the
+                 activations is in the step
   signal         polar factors of the gradient, and its nuclear norms
   noise          nuclear norms of the half difference, and the cheap norms of both
   signs          L_max by sign power iteration, L_op, of every layer
@@ -97,6 +98,7 @@ def parts(side: Any) -> dict[str, Callable[[], Any]]:
                 x,
                 fan_in[tap],
                 stacked_axes=stacked[tap],
+                stride=side._plan.config.oracle.gram_stride,
                 result_dtype=gram_result_dtype(),
             )
             for tap, x in activations.items()

@@ -68,6 +68,8 @@ def default_config() -> ConfigDict:
                 "half_difference": False,
                 # Activation Grams also of embeddings: (vocabulary, vocabulary) each.
                 "token_grams": False,
+                # Of the positions that count in activation Grams; 1: all of them.
+                "gram_stride": 2,
                 # The ball and its radius: l2, elementwise, linf, spectral,
                 # preconditioned; auto: that of the member. What is not set has the
                 # default of the member or the ball.

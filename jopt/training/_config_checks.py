@@ -150,6 +150,7 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
         "train.steps": 1,
         "train.batch_size": 1,
         "train.accumulation": 1,
+        "oracle.gram_stride": 1,
         "train.log_every_steps": 1,
         "train.step_timeout_secs": 0.0,
         "train.guard.in_a_row": 1,

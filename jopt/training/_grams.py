@@ -42,8 +42,9 @@ class Grams:
         C_A = A^T A / N,   A (N, M) the N positions of a batch as the weight reads them
 
     float32, shape (M, M), behind the stacked axes (L, M, M) of a scanned model.
-    Products keep the dtype of the activations and are summed in float32. Every position
-    counts, masked or not, so the Gram of a window is the plain mean over microbatches.
+    Products keep the dtype of the activations and are summed in float32. Positions
+    count whether masked or not, so the Gram of a window is the plain mean over
+    microbatches.
 
     Cost of each tap, whatever the number of weights that read it: 2 N M^2
     floating-point operations and one read of N M activations, L times for stacked
@@ -53,9 +54,11 @@ class Grams:
 
     Attributes:
         weights: path -> what its Gram is made of.
+        stride: of the positions that count, as in `jopt.models.activation_gram`.
     """
 
     weights: Mapping[str, Source]
+    stride: int = 1
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -75,7 +78,9 @@ class Grams:
         Where `due` is false nothing is computed, and the Grams are NaN, which nobody
         can take for a measurement.
         """
-        return {source: _gram(source, taps[source.tap], due) for source in self.sources}
+        return {
+            source: self._gram(source, taps[source.tap], due) for source in self.sources
+        }
 
     def zeros(self) -> dict[Source, jax.Array]:
         """Where a sum of Grams begins."""
@@ -88,27 +93,30 @@ class Grams:
     def flops(self, positions: int) -> int:
         """Of all Grams of a window with so many positions (tokens, or examples)."""
         each = (math.prod(s.layers) * s.fan_in**2 for s in self.sources)
-        return 2 * positions * sum(each)
+        return 2 * -(-positions // self.stride) * sum(each)
+
+    def _gram(
+        self, source: Source, tap: jax.Array, due: jax.typing.ArrayLike
+    ) -> jax.Array:
+        tap = jax.lax.stop_gradient(tap)
+
+        def measured(tap: jax.Array) -> jax.Array:
+            return activation_gram(
+                tap,
+                source.fan_in,
+                stacked_axes=len(source.layers),
+                stride=self.stride,
+                result_dtype=gram_result_dtype(),
+            )
+
+        if due is True:
+            return measured(tap)
+        # A branch for each: one for all would keep each activation until the last is
+        # there.
+        return jax.lax.cond(due, measured, lambda _: _filled(source, jnp.nan), tap)
 
 
 NO_GRAMS = Grams({})
-
-
-def _gram(source: Source, tap: jax.Array, due: jax.typing.ArrayLike) -> jax.Array:
-    tap = jax.lax.stop_gradient(tap)
-
-    def measured(tap: jax.Array) -> jax.Array:
-        return activation_gram(
-            tap,
-            source.fan_in,
-            stacked_axes=len(source.layers),
-            result_dtype=gram_result_dtype(),
-        )
-
-    if due is True:
-        return measured(tap)
-    # A branch for each: one for all would keep each activation until the last is there.
-    return jax.lax.cond(due, measured, lambda _: _filled(source, jnp.nan), tap)
 
 
 def gram_result_dtype() -> jnp.dtype:
@@ -132,6 +140,7 @@ def choose_grams(
     paths: Iterable[str],
     *,
     token_grams: bool = False,
+    stride: int = 1,
 ) -> Grams:
     """The Grams of those of `paths` that have a matrix view and a tap.
 
@@ -141,6 +150,7 @@ def choose_grams(
         paths: of weights.
         token_grams: also those of taps of token ids, whose Gram is the diagonal of the
             token frequencies as a (vocabulary, vocabulary) matrix.
+        stride: of the positions that count.
     """
     wanted = {
         path: model.taps[path]
@@ -167,7 +177,7 @@ def choose_grams(
         batch, _, _ = spec.axes(len(shape))
         layers = tuple(shape[axis] for axis in batch)
         weights[path] = Source(tap, layers, spec.dims(shape)[1])
-    return Grams(weights)
+    return Grams(weights, stride)
 
 
 def with_grams(
@@ -196,4 +206,10 @@ def grams_of(
     if "activation_grams" not in optimizer.needs:
         return None
     paths = [row.path for row in optimizer.table if "activation_grams" in row.needs]
-    return choose_grams(model, batch, paths, token_grams=config.oracle.token_grams)
+    return choose_grams(
+        model,
+        batch,
+        paths,
+        token_grams=config.oracle.token_grams,
+        stride=config.oracle.gram_stride,
+    )

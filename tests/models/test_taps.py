@@ -35,6 +35,30 @@ def test_gram_of_token_ids_is_that_of_their_one_hot_rows():
     )
 
 
+@pytest.mark.parametrize(
+    ("shape", "stacked", "kept"),
+    [
+        ((4, 5, 6), 0, np.s_[:, ::2]),
+        ((4, 5, 3, 2), 0, np.s_[:, ::2]),
+        ((2, 4, 5, 6), 1, np.s_[:, :, ::2]),
+        ((4, 6), 0, np.s_[:]),
+        ((4, 1, 6), 0, np.s_[:]),
+    ],
+    ids=["positions", "heads", "stacked", "rows", "one position"],
+)
+def test_a_stride_keeps_positions_of_every_example(shape, stacked, kept):
+    tap = jax.random.normal(jax.random.key(0), shape)
+    thinned = activation_gram(tap, 6, stacked_axes=stacked, stride=2)
+    expected = activation_gram(tap[kept], 6, stacked_axes=stacked)
+    np.testing.assert_allclose(thinned, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_stride_keeps_positions_of_ids():
+    ids = jax.random.randint(jax.random.key(0), (2, 5), 0, 6)
+    thinned = activation_gram(ids, 6, stride=2)
+    np.testing.assert_array_equal(thinned, activation_gram(ids[:, ::2], 6))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stacked", [0, 1])
 def test_a_wide_gram_is_made_of_blocks_without_those_below_the_diagonal(dtype, stacked):
