@@ -4,8 +4,8 @@
   python benchmarks/sharpness.py --task=image --threads=1 --rounds=9
   python benchmarks/sharpness.py --part=pairs
 
-Tasks: `text` is the model of `configs/muon_lm.py:micro`, `image` that of
-`configs/images.py:cnn,mnist5k`; batches are random, since the time does not depend on
+Tasks: `text` is the model of `configs/muon_lm.py:micro` and `text-tiny` that of its
+size `tiny`, `image` that of `configs/images.py:cnn,mnist5k`; batches are random, since the time does not depend on
 them. All programs of a task are in one process and take turns of five steps (a period
 of LookSAM), `--rounds` times, in an order that moves on by one each round; the first
 round warms up.
@@ -46,6 +46,7 @@ SHARE = 0.05
 CALLS = 5
 CONFIGS = {
     "text": "configs/muon_lm.py:micro",
+    "text-tiny": "configs/muon_lm.py:tiny",
     "image": "configs/images.py:cnn,mnist5k",
 }
 PARTS = ("steps", "pairs", "curvature")
@@ -257,7 +258,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--task", default="both", choices=(*CONFIGS, "both"))
+    add("--task", default="all", choices=(*CONFIGS, "all"))
     add("--part", default="all", choices=(*PARTS, "all"))
     add_timing(parser, rounds=7)
     return parser.parse_args(argv)
@@ -277,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     for part in PARTS if options.part == "all" else (options.part,):
         table = []
-        for task in CONFIGS if options.task == "both" else (options.task,):
+        for task in CONFIGS if options.task == "all" else (options.task,):
             table += part_rows(part, task, options.rounds)
         print(f"\n{part}\n\n{markdown_table(HEADERS[part], table)}", flush=True)
     return 0

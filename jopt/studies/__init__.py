@@ -1,16 +1,16 @@
 """Sweeps, comparisons and named studies over training runs."""
 
-from jopt.studies._algorithm_spaces import algorithm_space
-from jopt.studies._definition import arm, default_sweep
-from jopt.studies._flatness import compare_cost, compare_flatness
-from jopt.studies._local_updates import (
+from jopt.studies.sweeps._algorithm_spaces import algorithm_space
+from jopt.studies.sweeps._definition import arm, default_sweep
+from jopt.studies.sweeps._flatness import compare_cost, compare_flatness
+from jopt.studies.sweeps._local_updates import (
     compare_apart_on_language,
     compare_palsgd,
     compare_palsgd_on_language,
 )
-from jopt.studies._methods import compare_methods, compare_on_language
-from jopt.studies._samplers import sample
-from jopt.studies._space import (
+from jopt.studies.sweeps._methods import compare_methods, compare_on_language
+from jopt.studies.sweeps._samplers import sample
+from jopt.studies.sweeps._space import (
     Dist,
     choice,
     clipped,

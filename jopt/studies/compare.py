@@ -10,10 +10,10 @@ from pathlib import Path
 
 from jopt.errors import ConfigError, print_error
 from jopt.reporting import csv_text, has_matplotlib, markdown_table, page, write_text
-from jopt.studies._amounts import AXES
-from jopt.studies._comparison import LEVEL, Comparison, Row, compare
-from jopt.studies._comparison_figure import draw
-from jopt.studies._sides import default_metric, read_sides
+from jopt.studies.comparing._amounts import AXES
+from jopt.studies.comparing._comparison import LEVEL, Comparison, Row, compare
+from jopt.studies.comparing._comparison_figure import draw
+from jopt.studies.comparing._sides import default_metric, read_sides
 from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
 
 Table = tuple[list[str], list[list[str]]]

@@ -162,13 +162,13 @@ def _several(text: str) -> int:
 
 
 def _probe(args: argparse.Namespace) -> str:
-    from jopt.studies._probed_run import open_run
+    from jopt.studies.probing._probed_run import open_run
 
     with open_run(args.run) as run:
         # These import JAX, for which flags had to be set.
         if args.paths:
             from jopt.landscape.paths import LAGS
-            from jopt.studies._path_report import report as paths
+            from jopt.studies.probing._path_report import report as paths
 
             return paths(
                 run,
@@ -181,7 +181,7 @@ def _probe(args: argparse.Namespace) -> str:
                 smooth=args.smooth,
             )
         if args.audit:
-            from jopt.studies._audit_report import audit
+            from jopt.studies.probing._audit_report import audit
 
             return audit(
                 run,
@@ -192,7 +192,7 @@ def _probe(args: argparse.Namespace) -> str:
                 token_grams=args.token_grams,
             )
         if args.curvature_of_loss:
-            from jopt.studies._curvature_report import curvature_report
+            from jopt.studies.probing._curvature_report import curvature_report
 
             return curvature_report(
                 run,
@@ -200,7 +200,7 @@ def _probe(args: argparse.Namespace) -> str:
                 num_examples=args.num_examples,
                 num_matvecs=args.num_matvecs,
             )
-        from jopt.studies._criteria_report import report
+        from jopt.studies.probing._criteria_report import report
 
         return report(
             run,

@@ -133,16 +133,16 @@ STUDIES: dict[str, Study | Computed] = {
     ),
     "spec_sign_synthetic": Computed(
         "Which rule finds the better step, sign or spectral, on synthetic layers?",
-        "jopt.studies.spec_sign_synthetic",
+        "jopt.studies.computed.spec_sign_synthetic",
     ),
     "edge_of_stability": Computed(
         "Which optimizers train at the edge of stability, each in its own norm?",
-        "jopt.studies.edge_of_stability",
+        "jopt.studies.computed.edge_of_stability",
     ),
     "random_features": Computed(
         "Does nuclear against stable rank find the better of a gradient and a spectral "
         "step on random features?",
-        "jopt.studies.random_features",
+        "jopt.studies.computed.random_features",
     ),
     "merging_digits": Computed(
         "What breaks a merge of eight tasks, and what does DisTaC repair?",
@@ -165,7 +165,7 @@ STUDIES: dict[str, Study | Computed] = {
     "no_wrong_turns": Computed(
         "Do gradients point away from where training ends, and is the rate that this "
         "gives a schedule?",
-        "jopt.studies.no_wrong_turns",
+        "jopt.studies.computed.no_wrong_turns",
     ),
 }
 

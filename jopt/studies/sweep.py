@@ -10,14 +10,14 @@ from typing import Any
 
 from jopt.errors import ConfigError, print_error
 from jopt.reporting import csv_text, write_text
-from jopt.studies._definition import (
+from jopt.studies.sweeps._definition import (
     Job,
     final_jobs,
     tuning_jobs,
     validate_sweep,
 )
-from jopt.studies._identity import has_accelerator
-from jopt.studies._index import (
+from jopt.studies.sweeps._identity import has_accelerator
+from jopt.studies.sweeps._index import (
     SLURM,
     best_trials,
     job_records,
@@ -26,9 +26,9 @@ from jopt.studies._index import (
     result,
     write_index,
 )
-from jopt.studies._queue import ENDED, FAILED, STATES, Queue
-from jopt.studies._slurm import split_slurm, submit
-from jopt.studies._workers import Workers, available_cores
+from jopt.studies.sweeps._queue import ENDED, FAILED, STATES, Queue
+from jopt.studies.sweeps._slurm import split_slurm, submit
+from jopt.studies.sweeps._workers import Workers, available_cores
 from jopt.training._flags import CommandLine, parse
 from jopt.training._signals import (
     EXIT_DONE,

@@ -46,7 +46,7 @@ METHODS: dict[str, Method] = {
     "spec_sign": Method("spec_sign", _MUON_OR_SIGN | {"curvature": "worst_case"}),
     "spec_sign_directional": Method("spec_sign", _MUON_OR_SIGN | {"curvature": "auto"}),
     "spec_sign_unit_rms": Method("spec_sign", _SWITCH | {"curvature": "worst_case"}),
-    # Changes as often as the second does on the language model.
+    # By a coin: twice in 500 steps of 12 matrices.
     "spec_sign_random": Method(
         "spec_sign", _MUON_OR_SIGN | {"criterion": "random", "rate": 0.01}
     ),

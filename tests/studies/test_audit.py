@@ -13,8 +13,8 @@ from scipy import stats
 from jopt.criteria import Directions
 from jopt.matrix import MatrixSpec
 from jopt.objectives import Aux
-from jopt.studies._agreement import Case, agreement, agreements, share_table
-from jopt.studies._audit import (
+from jopt.studies.probing._agreement import Case, agreement, agreements, share_table
+from jopt.studies.probing._audit import (
     gains_on_other_data,
     gains_on_own_data,
     loss_table,

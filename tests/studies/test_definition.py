@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from jopt.errors import ConfigError
-from jopt.studies import _identity, arm, choice, default_sweep, log_uniform, nested
-from jopt.studies._definition import final_jobs, tuning_jobs, validate_sweep
+from jopt.studies import arm, choice, default_sweep, log_uniform, nested
+from jopt.studies.sweeps import _identity
+from jopt.studies.sweeps._definition import final_jobs, tuning_jobs, validate_sweep
 
 ROOT = Path(__file__).parents[2]
 RATE = "optim.rules.matrix.learning_rate"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jopt.__main__ import main
-from jopt.studies._edge_paths import loss, make_problem, run_path
-from jopt.studies.edge_of_stability import RATES, SIZES
+from jopt.studies.computed._edge_paths import loss, make_problem, run_path
+from jopt.studies.computed.edge_of_stability import RATES, SIZES
 
 
 def test_a_path_is_the_optimizer_s():

@@ -10,15 +10,15 @@ import pytest
 
 from jopt.errors import ConfigError
 from jopt.studies import arm, default_sweep, log_uniform
-from jopt.studies._definition import Job
-from jopt.studies._index import (
+from jopt.studies.compare import main
+from jopt.studies.sweeps._definition import Job
+from jopt.studies.sweeps._index import (
     best_trials,
     compared_jobs,
     job_records,
     read_index,
     write_index,
 )
-from jopt.studies.compare import main
 
 METRIC = "eval/bits_per_byte"
 

@@ -7,9 +7,9 @@ import pytest
 
 from jopt.__main__ import main
 from jopt.landscape.paths import PathTrace
-from jopt.studies import no_wrong_turns
-from jopt.studies._fresh_runs import ARMS, TUNING_SEED
-from jopt.studies._paths_table import slopes, summarize, table
+from jopt.studies.computed import no_wrong_turns
+from jopt.studies.computed._fresh_runs import ARMS, TUNING_SEED
+from jopt.studies.computed._paths_table import slopes, summarize, table
 
 
 def trace(batch):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from jopt.studies._queue import Lock, Queue
+from jopt.studies.sweeps._queue import Lock, Queue
 
 JOB = "0123456789abcdef"
 

@@ -7,9 +7,9 @@ import pytest
 
 from jopt.__main__ import main
 from jopt.criteria import nuclear_stable_criterion
-from jopt.studies._feature_paths import make_problem, run_paths
-from jopt.studies._features_table import PATHS, ranges
-from jopt.studies.random_features import Chunk, compute
+from jopt.studies.computed._feature_paths import make_problem, run_paths
+from jopt.studies.computed._features_table import PATHS, ranges
+from jopt.studies.computed.random_features import Chunk, compute
 
 
 def by_numpy(problem, steps):
@@ -68,7 +68,7 @@ def test_smoke_end_to_end(tmp_path, capsys):
 
 def test_the_figure(tmp_path):
     pytest.importorskip("matplotlib")
-    from jopt.studies.random_features import EXPERIMENT
+    from jopt.studies.computed.random_features import EXPERIMENT
 
     chunks = EXPERIMENT.chunks("smoke").items()
     rows = [{"chunk": name, **row} for name, chunk in chunks for row in compute(chunk)]

@@ -19,8 +19,8 @@ import pytest
 import submitit  # noqa: F401
 
 from jopt.__main__ import main
-from jopt.studies._queue import Queue
 from jopt.studies.study import STUDIES, Study
+from jopt.studies.sweeps._queue import Queue
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -306,7 +306,7 @@ def test_a_shard_and_a_limit_take_their_part(sweep, capsys, monkeypatch):
     sweep.write(trials=4, good=(1, 2, 3, 4), bad=(5, 6, 7, 8), seeds=())
     started = []
     monkeypatch.setattr(
-        "jopt.studies._workers.Workers._launch",
+        "jopt.studies.sweeps._workers.Workers._launch",
         lambda self, job, lock: (started.append(job.id), lock.release()),
     )
     args = ["sweep", f"--config={sweep.config}", f"--workdir={sweep.folder}"]

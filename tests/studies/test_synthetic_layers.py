@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from jopt.linalg import reference
-from jopt.studies._one_step import best_steps
-from jopt.studies._spec_sign_figure import RULES
-from jopt.studies._spec_sign_table import agreement, read_layers, summarize
-from jopt.studies._synthetic_layers import (
+from jopt.studies.computed._one_step import best_steps
+from jopt.studies.computed._spec_sign_figure import RULES
+from jopt.studies.computed._spec_sign_table import agreement, read_layers, summarize
+from jopt.studies.computed._synthetic_layers import (
     GENERATORS,
     MICROBATCHES,
     Setting,
     make_layer,
     minibatches,
 )
-from jopt.studies.spec_sign_synthetic import SIZES, chunks
+from jopt.studies.computed.spec_sign_synthetic import SIZES, chunks
 
 
 def small(generator, level=2.0, **changes):

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from jopt.studies._definition import Job
-from jopt.studies._queue import Queue
-from jopt.studies._workers import Workers, available_cores
+from jopt.studies.sweeps._definition import Job
+from jopt.studies.sweeps._queue import Queue
+from jopt.studies.sweeps._workers import Workers, available_cores
 from jopt.training._signals import StopSignals
 
 JOB = Job("0123456789abcdef", 10, "tune", "a", 0, 0, {"x": 1}, ("--flag",))

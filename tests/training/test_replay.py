@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jopt.landscape.paths import two_pass
-from jopt.studies._path_report import weight_decays
+from jopt.studies.probing._path_report import weight_decays
 from jopt.training._flags import load_config
 from jopt.training._plan import make_plan, resolve
 from jopt.training._replay import Replay

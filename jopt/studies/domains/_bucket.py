@@ -18,7 +18,6 @@ import numpy as np
 from jopt.data.environments import DomainTask, load_task, seed_hash
 from jopt.models import Model, mlp
 from jopt.studies._experiment import Row
-from jopt.studies._identity import job_id
 from jopt.studies.domains._evaluation import (
     FIGURES,
     PARTS,
@@ -33,6 +32,7 @@ from jopt.studies.domains._lanes import (
     Segment,
     lane_programs,
 )
+from jopt.studies.sweeps._identity import job_id
 
 
 class Trial(NamedTuple):

@@ -22,7 +22,7 @@ from jopt.optimizers import (
     torch_rmsprop,
     torch_sgd,
 )
-from jopt.studies._space import (
+from jopt.studies.sweeps._space import (
     Dist,
     conditional,
     log_uniform,

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from jopt.data.environments import DomainTask
 from jopt.errors import ConfigError, check_choice
-from jopt.studies._algorithm_spaces import algorithm_space
-from jopt.studies._samplers import sample
-from jopt.studies._space import Dist, choice
 from jopt.studies.domains._bucket import Bucket, Trial, train_envs
 from jopt.studies.domains._levels import LEVELS, resolved
+from jopt.studies.sweeps._algorithm_spaces import algorithm_space
+from jopt.studies.sweeps._samplers import sample
+from jopt.studies.sweeps._space import Dist, choice
 
 ALGORITHMS = ("erm", "irm")
 PUBLISHED = ("sgd", "momentum", "nesterov", "rmsprop", "adam")

@@ -21,8 +21,8 @@ from jopt.landscape.paths._record import REPORTED
 from jopt.optimizers import find_entry, schedule_from_config
 from jopt.optimizers._catalog import default
 from jopt.reporting import has_matplotlib, markdown_table
-from jopt.studies._criteria_report import cell, write_rows
-from jopt.studies._probed_run import ProbedRun
+from jopt.studies.probing._criteria_report import cell, write_rows
+from jopt.studies.probing._probed_run import ProbedRun
 from jopt.training._plan import Plan
 from jopt.training._replay import Replay
 from jopt.training._state import TrainState

@@ -16,8 +16,8 @@ from jopt.reporting import (
     read_run,
     wire_bytes_per_step,
 )
-from jopt.studies._definition import TUNE
-from jopt.studies._index import compared_jobs, is_sweep, read_index, result
+from jopt.studies.sweeps._definition import TUNE
+from jopt.studies.sweeps._index import compared_jobs, is_sweep, read_index, result
 
 # What may differ between the runs of one side.
 _NOT_THE_SIDE = ("seed", "data.cache_dir")

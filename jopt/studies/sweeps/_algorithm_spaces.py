@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jopt.errors import check_choice
-from jopt.studies._space import (
+from jopt.studies.sweeps._space import (
     Dist,
     choice,
     clipped,

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.errors import check_choice
-from jopt.studies._edge_paths import make_problem, run_path
-from jopt.studies._edge_table import summarize
 from jopt.studies._experiment import Experiment, Row
+from jopt.studies.computed._edge_paths import make_problem, run_path
+from jopt.studies.computed._edge_table import summarize
 
 # Two learning rates of each optimizer.
 RATES = {

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jopt.errors import ConfigError
 from jopt.reporting import read_json, write_json
-from jopt.studies._definition import FINAL, TUNE, Job
+from jopt.studies.sweeps._definition import FINAL, TUNE, Job
 from jopt.training._config import flatten
 
 INDEX = "sweep.json"

@@ -19,7 +19,7 @@ from jopt.criteria import (
     steepest_directions,
 )
 from jopt.linalg._einsum import einsum
-from jopt.studies._synthetic_layers import Layer
+from jopt.studies.computed._synthetic_layers import Layer
 
 # K microbatches; M, N fan-in and fan-out; R minibatches.
 

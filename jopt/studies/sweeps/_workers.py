@@ -13,8 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jopt.reporting import read_status, write_json
-from jopt.studies._definition import Job
-from jopt.studies._queue import DIVERGED, ENDED, FAILED, PENDING, RUNNING, Lock, Queue
+from jopt.studies.sweeps._definition import Job
+from jopt.studies.sweeps._queue import (
+    DIVERGED,
+    ENDED,
+    FAILED,
+    PENDING,
+    RUNNING,
+    Lock,
+    Queue,
+)
 from jopt.training._signals import (
     EXIT_DONE,
     EXIT_PREEMPTED,

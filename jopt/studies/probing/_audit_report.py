@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jopt.studies._agreement import (
+from jopt.studies.probing._agreement import (
     CLEAR,
     SHARED,
     Case,
@@ -19,7 +19,7 @@ from jopt.studies._agreement import (
     phase_of,
     share_table,
 )
-from jopt.studies._audit import (
+from jopt.studies.probing._audit import (
     SIZES,
     Gains,
     gains_on_other_data,
@@ -27,9 +27,14 @@ from jopt.studies._audit import (
     loss_table,
     make_losses,
 )
-from jopt.studies._criteria_report import names_of, write_rows
-from jopt.studies._layer_evidence import CURVATURE_MODES, Evidence, mean, measure
-from jopt.studies._probed_run import ProbedRun
+from jopt.studies.probing._criteria_report import names_of, write_rows
+from jopt.studies.probing._layer_evidence import (
+    CURVATURE_MODES,
+    Evidence,
+    mean,
+    measure,
+)
+from jopt.studies.probing._probed_run import ProbedRun
 
 GEOMETRIES = ("sign", "spectral")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jopt.reporting import markdown_table
-from jopt.studies._criteria_report import cell, write_rows
-from jopt.studies._probed_run import ProbedRun
+from jopt.studies.probing._criteria_report import cell, write_rows
+from jopt.studies.probing._probed_run import ProbedRun
 from jopt.training._config import CURVATURES
 from jopt.training._curvature import CurvatureMonitor
 from jopt.training._edge import edges

@@ -9,8 +9,8 @@ import numpy as np
 
 from jopt.errors import check_choice
 from jopt.studies import statistics
-from jopt.studies._amounts import Cut, cut, gradients, model_time
-from jopt.studies._sides import Result, Side
+from jopt.studies.comparing._amounts import Cut, cut, gradients, model_time
+from jopt.studies.comparing._sides import Result, Side
 
 LEVEL = 0.05  # chance that a comparison claims anything false
 MIN_SEEDS = 3  # two differences say nothing about their own spread

@@ -17,9 +17,9 @@ import jax
 
 from jopt.errors import check_choice
 from jopt.studies._experiment import Experiment, Row
-from jopt.studies._one_step import Rule, best_steps, rules
-from jopt.studies._spec_sign_table import summarize
-from jopt.studies._synthetic_layers import (
+from jopt.studies.computed._one_step import Rule, best_steps, rules
+from jopt.studies.computed._spec_sign_table import summarize
+from jopt.studies.computed._synthetic_layers import (
     GENERATORS,
     TARGETS,
     Setting,

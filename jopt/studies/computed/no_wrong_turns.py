@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from jopt.errors import ConfigError, check_choice
 from jopt.landscape.paths import LAGS, PathTrace, measure_path
 from jopt.studies._experiment import Experiment, Row
-from jopt.studies._fresh_runs import fresh_runs
-from jopt.studies._paths_table import PARTS, summarize
+from jopt.studies.computed._fresh_runs import fresh_runs
+from jopt.studies.computed._paths_table import PARTS, summarize
 from jopt.training._evaluation import totals
 from jopt.training._flags import load_config
 from jopt.training._plan import make_plan, resolve

@@ -10,7 +10,7 @@ from scipy import stats
 
 from jopt.reporting import markdown_table
 from jopt.studies._experiment import Row, Summary
-from jopt.studies._spec_sign_figure import CLEAR, RULES, draw
+from jopt.studies.computed._spec_sign_figure import CLEAR, RULES, draw
 from jopt.studies.statistics import proportion_interval
 
 # L layers; what a rule says is bool, True for the spectral step.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jopt.reporting import save_svg
-from jopt.studies._comparison import Comparison
-from jopt.studies._sides import Side
+from jopt.studies.comparing._comparison import Comparison
+from jopt.studies.comparing._sides import Side
 
 
 def draw(path: Path, found: Comparison, sides: Sequence[Side]) -> None:

@@ -12,7 +12,7 @@ from scipy.stats import qmc
 
 from jopt.data.environments import seed_hash
 from jopt.errors import ConfigError, check_choice
-from jopt.studies._space import Dist, shortened
+from jopt.studies.sweeps._space import Dist, shortened
 
 SAMPLERS = ("grid", "random", "halton", "sobol")
 

@@ -10,9 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jopt.errors import ConfigError, did_you_mean
-from jopt.studies._identity import identify
-from jopt.studies._samplers import SAMPLERS, sample
-from jopt.studies._space import Dist, nested
+from jopt.studies.sweeps._identity import identify
+from jopt.studies.sweeps._samplers import SAMPLERS, sample
+from jopt.studies.sweeps._space import Dist, nested
 from jopt.training._config import flatten, unknown_key
 
 TUNE, FINAL = "tune", "final"

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from jopt.errors import check_choice
-from jopt.studies._definition import arm, default_sweep, nested
-from jopt.studies._space import Dist, log_uniform
+from jopt.studies.sweeps._definition import arm, default_sweep, nested
+from jopt.studies.sweeps._space import Dist, log_uniform
 
 # Of each size: the trials that tune a method, and the fresh seeds of the best.
 BUDGETS = {

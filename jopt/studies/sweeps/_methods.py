@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from jopt.errors import check_choice
-from jopt.studies._definition import arm, default_sweep, nested
-from jopt.studies._space import log_uniform
+from jopt.studies.sweeps._definition import arm, default_sweep, nested
+from jopt.studies.sweeps._space import log_uniform
 
 Range = tuple[float, float]
 

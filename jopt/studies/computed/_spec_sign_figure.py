@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jopt.reporting import save_svg
 from jopt.studies._experiment import Row
-from jopt.studies._synthetic_layers import GENERATORS
+from jopt.studies.computed._synthetic_layers import GENERATORS
 
 CLEAR = 0.1  # of the log ratio of the decreases
 # Of each rule: its name, and the agreement that the specification had with it on its

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from jopt.reporting import csv_text, markdown_table, write_json, write_text
-from jopt.studies._layer_evidence import (
+from jopt.studies.probing._layer_evidence import (
     CURVATURE_MODES,
     Evidence,
     matrix_names,
     measure,
     measured_over,
 )
-from jopt.studies._probed_run import ProbedRun
+from jopt.studies.probing._probed_run import ProbedRun
 from jopt.transforms import read_choices
 from jopt.tree import named_leaves
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from jopt.errors import check_choice
 from jopt.studies._experiment import Experiment, Row
-from jopt.studies._feature_paths import ACTIVATIONS, make_problem, run_paths
-from jopt.studies._features_table import FLOOR, PATHS, summarize
+from jopt.studies.computed._feature_paths import ACTIVATIONS, make_problem, run_paths
+from jopt.studies.computed._features_table import FLOOR, PATHS, summarize
 
 
 class Size(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jopt.errors import check_choice
-from jopt.studies._definition import arm, default_sweep
-from jopt.studies._methods import SMOKE
-from jopt.studies._space import choice, nested
+from jopt.studies.sweeps._definition import arm, default_sweep
+from jopt.studies.sweeps._methods import SMOKE
+from jopt.studies.sweeps._space import choice, nested
 
 REPLICAS = 4
 # Of each size: the fresh seeds of the best trial of each arm.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jopt.reporting import is_held, write_json
-from jopt.studies._definition import Job
+from jopt.studies.sweeps._definition import Job
 from jopt.training._run_folder import LOCK
 
 PENDING, RUNNING, DONE, FAILED, DIVERGED = (

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jopt.errors import ConfigError
 from jopt.parallel import relative_time
-from jopt.studies._sides import Result, Side
+from jopt.studies.comparing._sides import Result, Side
 
 # What sides may be compared at, besides their ends.
 AXES = ("gradients", "time")

@@ -10,11 +10,11 @@ import numpy as np
 
 from jopt.reporting import markdown_table
 from jopt.studies import statistics
-from jopt.studies._comparison import LEVEL, compare
 from jopt.studies._experiment import Row, Summary
-from jopt.studies._fresh_runs import ARMS, EXPORT, TUNING_SEED
-from jopt.studies._paths_figure import draw
-from jopt.studies._sides import Result, Side
+from jopt.studies.comparing._comparison import LEVEL, compare
+from jopt.studies.comparing._sides import Result, Side
+from jopt.studies.computed._fresh_runs import ARMS, EXPORT, TUNING_SEED
+from jopt.studies.computed._paths_figure import draw
 
 PARTS = ("path", "schedule")
 Key = tuple[str, str, int]  # model, optimizer, batch

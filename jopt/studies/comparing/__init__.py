@@ -1,0 +1,1 @@
+"""Comparing two sides of many runs: amounts, intervals, claims, figures."""

@@ -1,0 +1,1 @@
+"""Studies whose rows are computed in one process, without runs of `train.py`."""

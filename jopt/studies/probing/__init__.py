@@ -1,0 +1,1 @@
+"""What `probe` computes from the checkpoints of a run."""

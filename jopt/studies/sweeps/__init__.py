@@ -1,0 +1,1 @@
+"""Sweeps: arms and their spaces, jobs, queues and workers."""
