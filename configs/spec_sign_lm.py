@@ -3,10 +3,10 @@
 python train.py --config=configs/spec_sign_lm.py
 python train.py --config=configs/spec_sign_lm.py:micro
 
-`:micro` takes a minute on two CPU cores with other work beside it: 2.323 ± .003 validation
-bits/byte (five seeds, rates .0076 and .0147, JAX 0.12; `muon_lm.py` 2.319). Each layer's
-index, its parts and its choice are in the report; here it chooses spectral steps almost
-everywhere, see `docs/which_geometry.md`.
+`:micro` takes a minute on two CPU cores with other work beside it: 2.323 ± .003
+validation bits/byte (five seeds, rates .0076 and .0147, JAX 0.12; `muon_lm.py` 2.319).
+Each layer's index, its parts and its choice are in the report; here it chooses spectral
+steps almost everywhere, see `docs/which_geometry.md`.
 """
 
 from jopt.training import presets
