@@ -27,5 +27,5 @@ class Problem(NamedTuple):
 
 PROBLEMS = {
     "digits": Problem(SMALL, PERCEPTRON, 15, 1e-3, 2e-2),
-    "vit": Problem(LARGE, VIT, 120, 1e-3, 8e-3),
+    "vit": Problem(LARGE, VIT, 480, 1e-3, 8e-3),
 }

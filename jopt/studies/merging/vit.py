@@ -18,7 +18,7 @@ from jopt.studies.merging._rows import GRID, Cell, compute
 from jopt.studies.merging._settings import Size, cells
 from jopt.studies.merging._settings_table import summarize
 
-_COARSE = GRID[::2]
+_LOW = GRID[:31]  # to 1.5; the best scales are small here
 SIZES = {
     "smoke": Size(
         *(1, 4, 4, (0,)),
@@ -34,7 +34,7 @@ SIZES = {
             *("smoothing 0.1", "smoothing + DisTaC"),
         ),
         methods=("task_arithmetic", "ties", "tsv_m", "iso_c"),
-        grid=_COARSE,
+        grid=_LOW,
     ),
     "full": Size(10),
 }
