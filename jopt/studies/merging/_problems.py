@@ -25,7 +25,9 @@ class Problem(NamedTuple):
     long_rate: float
 
 
+_VIT = Problem(LARGE, VIT, 120, 1e-3, 8e-3)
 PROBLEMS = {
     "digits": Problem(SMALL, PERCEPTRON, 15, 1e-3, 2e-2),
-    "vit": Problem(LARGE, VIT, 480, 1e-3, 8e-3),
+    "vit": _VIT,
+    "vit_smoke": _VIT._replace(pretraining_steps=4),
 }

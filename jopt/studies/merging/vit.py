@@ -18,7 +18,7 @@ from jopt.studies.merging._rows import GRID, Cell, compute
 from jopt.studies.merging._settings import Size, cells
 from jopt.studies.merging._settings_table import summarize
 
-_LOW = GRID[:31]  # to 1.5; the best scales are small here
+_COARSE = GRID[::2]
 SIZES = {
     "smoke": Size(
         *(1, 4, 4, (0,)),
@@ -34,7 +34,7 @@ SIZES = {
             *("smoothing 0.1", "smoothing + DisTaC"),
         ),
         methods=("task_arithmetic", "ties", "tsv_m", "iso_c"),
-        grid=_LOW,
+        grid=_COARSE,
     ),
     "full": Size(10),
 }
@@ -47,11 +47,15 @@ def chunks(size: str) -> dict[str, Cell]:
     ['0 original', '0 mismatch + DisTaC of 0']
     """
     check_choice("size", size, SIZES)
-    return cells(SIZES[size], "vit")
+    return cells(SIZES[size], _problem(size))
+
+
+def _problem(size: str) -> str:
+    return "vit_smoke" if size == "smoke" else "vit"
 
 
 def _leave(size: str, folder: Path) -> str:
-    return write_sources("vit", SIZES[size].steps, folder)
+    return write_sources(_problem(size), SIZES[size].steps, folder)
 
 
 EXPERIMENT = Experiment(chunks, compute, summarize, _leave)
