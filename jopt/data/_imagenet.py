@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,9 +16,26 @@ from jopt.data._pixels import Pixels
 from jopt.errors import ConfigError, check_choice
 
 IMAGENET_SIDE = 224
-_SHORTER_SIDE = 256
+
+
+class View(NamedTuple):
+    """What a model sees of an image of any size.
+
+    Attributes:
+        shorter_side: to which the image is resized.
+        resampling: how, by its name in pillow.
+        pixels: how the middle, 224 x 224, becomes inputs.
+    """
+
+    shorter_side: int
+    resampling: str
+    pixels: Pixels
+
+
 # Means and deviations of the channels, as commonly used.
-_PIXELS = Pixels(255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IMAGENET = View(
+    256, "BILINEAR", Pixels(255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+)
 _VALIDATION = 10_000
 
 IMAGENET_CORRUPTIONS = (
@@ -33,12 +50,12 @@ IMAGENET_CORRUPTIONS = (
 class DecodedExamples:
     """A part of a prepared set whose images are decoded when they are asked for.
 
-    An image becomes 224 x 224: its shorter side 256 (bilinear), then the middle. A
-    batch is decoded by several threads.
+    A batch is decoded by several threads.
 
     Attributes:
         source: TFDS records with `image` and `label`.
         first, size: which of them.
+        view: of an image.
     """
 
     source: Any
@@ -46,6 +63,7 @@ class DecodedExamples:
     size: int
     class_names: tuple[str, ...] = tuple(map(str, range(1000)))
     domain_names: tuple[str, ...] = ("imagenet2012",)
+    view: View = _IMAGENET
 
     def rows(
         self,
@@ -56,8 +74,9 @@ class DecodedExamples:
         places = [self.first + int(index) for index in index_B]
         records = list(_threads().map(self._record, places))
         images = np.stack([image for image, _ in records])
+        images = images if change is None else change(images)
         return {
-            "inputs": _PIXELS.normed(images if change is None else change(images)),
+            "inputs": self.view.pixels.normed(images),
             "targets": np.array([label for _, label in records], np.int32),
             "mask": np.ones(len(records), np.float32),
             "domain": np.zeros(len(records), np.int32),
@@ -65,7 +84,8 @@ class DecodedExamples:
 
     def _record(self, place: int) -> tuple[np.ndarray, int]:
         record = self.source[place]
-        return middle(np.asarray(record["image"], np.uint8)), int(record["label"])
+        image = np.asarray(record["image"], np.uint8)
+        return middle(image, self.view), int(record["label"])
 
 
 def load_imagenet(tfds_dir: Folder = None) -> ExampleSplits[DecodedExamples]:
@@ -107,8 +127,8 @@ def load_imagenet_corrupted(
     return DecodedExamples(source, 0, len(source))
 
 
-def middle(image: np.ndarray) -> np.ndarray:
-    """uint8 (224, 224, 3) from an image of any size.
+def middle(image: np.ndarray, view: View = _IMAGENET) -> np.ndarray:
+    """uint8 (224, 224, 3) from an image of any size, in colours or grey (H, W, 1).
 
     >>> middle(np.full((300, 400, 3), 7, np.uint8)).shape
     (224, 224, 3)
@@ -116,9 +136,12 @@ def middle(image: np.ndarray) -> np.ndarray:
     from PIL import Image
 
     height, width = image.shape[:2]
-    scale = _SHORTER_SIDE / min(height, width)
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    scale = view.shorter_side / min(height, width)
     size = max(round(width * scale), 1), max(round(height * scale), 1)
-    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    how = Image.Resampling[view.resampling]
+    resized = Image.fromarray(image).resize(size, how)
     left, top = ((length - IMAGENET_SIDE) // 2 for length in size)
     box = (left, top, left + IMAGENET_SIDE, top + IMAGENET_SIDE)
     return np.asarray(resized.crop(box))

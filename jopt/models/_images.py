@@ -121,11 +121,14 @@ def patches(x_BHWC: jax.Array, size: int, stride: int = 1) -> jax.Array:
     return stacked.reshape(batch, rows, columns, size * size * channels)
 
 
-def head(width: int, config: ImageConfig, rngs: nnx.Rngs) -> nnx.Linear:
+def head(
+    width: int, config: ImageConfig, rngs: nnx.Rngs, *, use_bias: bool = True
+) -> nnx.Linear:
     """From features to logits; zero at first: every class is equally probable."""
     return nnx.Linear(
         width,
         config.num_classes,
+        use_bias=use_bias,
         kernel_init=nnx.initializers.zeros,
         dtype=DTYPES[config.compute_dtype],
         rngs=rngs,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -26,12 +26,32 @@ from jopt.models._taps import Taps
 # F hidden width of the MLP; C channels.
 
 POOLS = ("cls", "mean")
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": jax.nn.gelu,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
 _WEIGHTS = ("attn/q", "attn/k", "attn/v", "attn/o", "mlp/up", "mlp/down")
 
 VITS: dict[str, dict[str, Any]] = {
     "small": {"num_layers": 4, "embed_dim": 64, "num_heads": 4, "pool": "mean"},
     # ViT-S: Touvron et al., 2020, arXiv 2012.12877 (DeiT-S).
     "s": {"num_layers": 12, "embed_dim": 384, "num_heads": 6},
+    # The visual tower of CLIP ViT-B/32, whose head projects to the space that texts
+    # share: Radford et al., 2021, arXiv 2103.00020.
+    "clip_b32": {
+        "image_size": 224,
+        "channels": 3,
+        "patch_size": 32,
+        "num_layers": 12,
+        "embed_dim": 768,
+        "num_heads": 12,
+        "num_classes": 512,
+        "activation": "quick_gelu",
+        "norm_epsilon": 1e-5,
+        "pre_norm": True,
+        "patch_bias": False,
+        "head_bias": False,
+    },
 }
 
 
@@ -47,6 +67,10 @@ class VitConfig(ImageConfig):
         mlp_ratio: F over D.
         pool: cls reads the logits off an extra token, mean off the mean of all.
         dropout: rate after the positions and at the end of each branch.
+        activation: of the MLP; gelu is its tanh form, quick_gelu x sigmoid(1.702 x).
+        norm_epsilon: added to variances.
+        pre_norm: one more norm, before the blocks.
+        patch_bias, head_bias: whether the first and the last layer have biases.
     """
 
     name: str = "vit"
@@ -57,6 +81,11 @@ class VitConfig(ImageConfig):
     mlp_ratio: float = 4.0
     pool: str = "cls"
     dropout: float = 0.0
+    activation: str = "gelu"
+    norm_epsilon: float = 1e-6
+    pre_norm: bool = False
+    patch_bias: bool = True
+    head_bias: bool = True
 
     def faults(self) -> Iterator[str]:
         wrong = [
@@ -65,11 +94,16 @@ class VitConfig(ImageConfig):
         ]
         yield from wrong
         yield from rate_faults(self, "dropout")
-        if self.pool not in POOLS:
-            yield value_fault(self, "pool", f"one of {', '.join(POOLS)}")
-        ratio = self.mlp_ratio
-        if not is_number(ratio, (int, float)) or not 0 < ratio < float("inf"):
-            yield value_fault(self, "mlp_ratio", "a number above 0")
+        for key, known in (("pool", POOLS), ("activation", ACTIVATIONS)):
+            if getattr(self, key) not in known:
+                yield value_fault(self, key, f"one of {', '.join(known)}")
+        for key in ("mlp_ratio", "norm_epsilon"):
+            value = getattr(self, key)
+            if not is_number(value, (int, float)) or not 0 < value < float("inf"):
+                yield value_fault(self, key, "a number above 0")
+        for key in ("pre_norm", "patch_bias", "head_bias"):
+            if not isinstance(getattr(self, key), bool):
+                yield value_fault(self, key, "True or False")
         if not wrong and self.image_size % self.patch_size:
             expected = f"a divisor of image_size {self.image_size}"
             yield value_fault(self, "patch_size", expected)
@@ -87,10 +121,18 @@ class VitConfig(ImageConfig):
         return max(round(self.mlp_ratio * self.embed_dim), 1)
 
 
-def _linear(fan_in: int, fan_out: int, config: VitConfig, rngs: nnx.Rngs) -> nnx.Linear:
+def _linear(
+    fan_in: int,
+    fan_out: int,
+    config: VitConfig,
+    rngs: nnx.Rngs,
+    *,
+    use_bias: bool = True,
+) -> nnx.Linear:
     return nnx.Linear(
         fan_in,
         fan_out,
+        use_bias=use_bias,
         kernel_init=nnx.initializers.xavier_uniform(),
         dtype=DTYPES[config.compute_dtype],
         rngs=rngs,
@@ -98,9 +140,12 @@ def _linear(fan_in: int, fan_out: int, config: VitConfig, rngs: nnx.Rngs) -> nnx
 
 
 def _norm(config: VitConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    dtype = DTYPES[config.compute_dtype]
     return nnx.LayerNorm(
-        config.embed_dim, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=rngs
+        config.embed_dim,
+        epsilon=config.norm_epsilon,
+        dtype=DTYPES[config.compute_dtype],
+        use_fast_variance=False,
+        rngs=rngs,
     )
 
 
@@ -131,15 +176,16 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """down(gelu(up(x)))."""
+    """down(activation(up(x)))."""
 
     def __init__(self, config: VitConfig, rngs: nnx.Rngs) -> None:
         self.up = _linear(config.embed_dim, config.hidden_dim, config, rngs)
         self.down = _linear(config.hidden_dim, config.embed_dim, config, rngs)
+        self.activation = config.activation
 
     def __call__(self, x_BTD: jax.Array, taps: Taps) -> jax.Array:
         taps.record("up/input", x_BTD)
-        x_BTF = jax.nn.gelu(self.up(x_BTD))
+        x_BTF = ACTIVATIONS[self.activation](self.up(x_BTD))
         taps.record("down/input", x_BTF)
         return self.down(x_BTF)
 
@@ -168,7 +214,9 @@ class Vit(nnx.Module):
         dtype = DTYPES[config.compute_dtype]
         self.patch_size = config.patch_size
         inputs = config.patch_size**2 * config.channels
-        self.patches = _linear(inputs, config.embed_dim, config, rngs)
+        self.patches = _linear(
+            inputs, config.embed_dim, config, rngs, use_bias=config.patch_bias
+        )
         self.cls = (
             nnx.Param(jnp.zeros(config.embed_dim, jnp.float32))
             if config.pool == "cls"
@@ -184,9 +232,10 @@ class Vit(nnx.Module):
         self.dropout = nnx.Dropout(
             config.dropout, rngs=rngs if config.dropout else None
         )
+        self.pre_norm = _norm(config, rngs) if config.pre_norm else None
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.num_layers)])
         self.norm = _norm(config, rngs)
-        self.head = head(config.embed_dim, config, rngs)
+        self.head = head(config.embed_dim, config, rngs, use_bias=config.head_bias)
 
     def __call__(self, x_BHWC: jax.Array, taps: Taps) -> jax.Array:
         cut_BNP = cut(x_BHWC, self.patch_size)
@@ -201,6 +250,8 @@ class Vit(nnx.Module):
             "positions/input", lambda: jnp.broadcast_to(places_T, x_BTD.shape[:2])
         )
         x_BTD = self.dropout(x_BTD + self.positions(places_T))
+        if self.pre_norm is not None:
+            x_BTD = self.pre_norm(x_BTD)
         for number, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, taps.scope(f"blocks/{number}"))
         x_BTD = self.norm(x_BTD)
@@ -226,8 +277,9 @@ def vit(config: Any) -> Model:
 
     Dosovitskiy et al., 2020, arXiv 2010.11929: pre-norm blocks with biases, learned
     positions, gelu (its tanh form). With patches of 16 on 224 x 224 x 3 and 1000
-    classes `VITS["s"]` has the 22,050,664 parameters of ViT-S/16. The head starts at
-    zero. Weights and taps of block i:
+    classes `VITS["s"]` has the 22,050,664 parameters of ViT-S/16; `VITS["clip_b32"]`
+    has the 87,849,216 of the visual tower of CLIP ViT-B/32, and is that function. The
+    head starts at zero. Weights and taps of block i:
 
         patches/kernel (P P C, D)                  patches/input (B, N, P P C)
         positions/embedding (T, D)                 positions/input (B, T), int32

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jopt.errors import ConfigError, WorkdirInUseError, print_error
+from jopt.errors import ConfigError, DataError, WorkdirInUseError, print_error
 from jopt.reporting import csv_text, has_matplotlib, read_json, write_json, write_text
 from jopt.training._run_folder import LOCK
 from jopt.training._signals import (
@@ -89,7 +89,7 @@ def main(experiment: Experiment, name: str, size: str, argv: Sequence[str]) -> i
     except ConfigError as error:
         print_error(error)
         return EXIT_USAGE
-    except (OSError, WorkdirInUseError) as error:
+    except (DataError, OSError, WorkdirInUseError) as error:
         print_error(error)
         return EXIT_FAILURE
     return EXIT_DONE

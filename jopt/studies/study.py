@@ -148,6 +148,10 @@ STUDIES: dict[str, Study | Computed] = {
         "What breaks a merge of eight tasks, and what does DisTaC repair?",
         "jopt.studies.merging.digits",
     ),
+    "merging_vit": Computed(
+        "The same for a small vision transformer, whose attention is merged.",
+        "jopt.studies.merging.vit",
+    ),
     "merging_ablations": Computed(
         "What does DisTaC depend on, and when does it not matter?",
         "jopt.studies.merging.ablations",

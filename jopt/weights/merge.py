@@ -11,6 +11,7 @@ from typing import Any
 from jopt.errors import (
     CheckpointError,
     ConfigError,
+    DataError,
     ShapeError,
     did_you_mean,
     print_error,
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     except (ConfigError, ShapeError) as error:
         print_error(error)
         return EXIT_USAGE
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, DataError, OSError) as error:
         print_error(error)
         return EXIT_FAILURE
     return EXIT_DONE

@@ -25,7 +25,7 @@ from jopt.data import (
     load_mnist5k,
 )
 from jopt.data._corruptions import resampled
-from jopt.data._imagenet import middle
+from jopt.data._imagenet import View, middle
 from jopt.data._mnist5k import MNIST5K
 from jopt.data._packaged import digest, package_splits, stored_pixels
 from jopt.errors import ConfigError, DataError
@@ -99,6 +99,13 @@ def test_the_middle_of_an_image():
     assert found.shape == (224, 224, 3)
     expected = (np.arange(224) + 144 + 0.5) / 2.56 - 0.5
     assert abs(found[0, :, 0] - expected).max() <= 1
+
+
+def test_the_middle_of_a_grey_image_in_another_view():
+    """Columns 20 to 243 of 264, not resized, three times."""
+    grey = np.broadcast_to(np.arange(264, dtype=np.uint8)[:, None], (224, 264, 1))
+    found = middle(grey, View(224, "BICUBIC", Pixels()))
+    np.testing.assert_array_equal(found, np.repeat(grey[:, 20:244], 3, axis=2))
 
 
 def test_cifar_that_is_not_there(tmp_path):

@@ -45,6 +45,17 @@ def vit_parameters(tokens, patch, width, layers, classes, cls):
         ),
         # timm's vit_small_patch16_224.
         (vit, {**VITS["s"], **IMAGENET, "patch_size": 16}, 22_050_664),
+        # The visual tower of CLIP ViT-B/32, summed by hand: patches, class, positions,
+        # three norms, twelve blocks, projection.
+        (
+            vit,
+            VITS["clip_b32"],
+            32**2 * 3 * 768
+            + (1 + 50) * 768
+            + (2 + 2) * 768
+            + 12 * (12 * 768**2 + 13 * 768)
+            + 768 * 512,
+        ),
         # The usual models for CIFAR-10.
         pytest.param(resnet, {**RESNETS["18"], **CIFAR}, 11_173_962, marks=SLOW),
         pytest.param(vgg, CIFAR, 20_040_522, marks=SLOW),
@@ -206,6 +217,8 @@ def test_an_image_is_flattened_for_the_perceptron():
         ({"name": "vgg", "depth": 12}, r"model\.depth: expected one of 11, 13, 16, 19"),
         ({"name": "vit", "patch_size": 5}, r"model\.patch_size: expected a divisor"),
         ({"name": "vit", "num_heads": 5}, r"model\.num_heads: expected a divisor"),
+        ({"name": "vit", "activation": "gleu"}, r"model\.activation: .* quick_gelu"),
+        ({"name": "vit", "pre_norm": 1}, r"model\.pre_norm: expected True or False"),
         ({"name": "vit", "widht": 5}, r"unknown key model\.widht"),
     ],
 )

@@ -11,21 +11,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from jopt.__main__ import main
 from jopt.data._digits import DIGITS
 from jopt.data._packaged import read_package
+from jopt.merging._matrices import task_matrices, task_specs
 from jopt.studies.merging import _sources
 from jopt.studies.merging._conditioning import Conditioning, condition
-from jopt.studies.merging._digits_table import conditions, normalised_of
-from jopt.studies.merging._model import Model
+from jopt.studies.merging._demands import conditions, normalised_of
+from jopt.studies.merging._encoders import PERCEPTRON, VIT, _vit
+from jopt.studies.merging._methods import _reduced
+from jopt.studies.merging._model import Model, logits
 from jopt.studies.merging._optimizers_table import equal_rates
+from jopt.studies.merging._problems import PROBLEMS
 from jopt.studies.merging._rows import Cell, Setting, compute
+from jopt.studies.merging._settings import SETTINGS
 from jopt.studies.merging._sources import Recipe, World
 from jopt.studies.merging._tasks import TASKS, load_splits
 from jopt.studies.merging.ablations import SWEEPS
-from jopt.studies.merging.digits import EXPERIMENT, SETTINGS
+from jopt.studies.merging.digits import EXPERIMENT
 from jopt.studies.merging.optimizers import RATES
+from jopt.tree import named_leaves
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,14 +86,18 @@ def test_the_loss_of_a_recipe_against_numpy(recipe, splits):
     doubt = (1 - np.exp(logp)) ** recipe.focal
     expected = -np.sum(target * doubt * logp, axis=1).mean()
 
-    loss = jax.jit(_sources._loss, static_argnums=5)
-    found = loss(encoder, head, x, y, (first, second, share), recipe)
+    @jax.jit
+    def loss(encoder, head, x, y, draw):
+        z = logits(PERCEPTRON.encode, encoder, head, _sources._mixed(x, draw))
+        return _sources._loss(z, y, draw, recipe)
+
+    found = loss(encoder, head, x, y, (first, second, share))
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_only_rescaling_gives_the_mean_norm_of_the_others_and_leaves_them(splits):
     stacked = {"w": jnp.array([[3.0, 4.0], [9.0, 0.0], [0.0, 3.0]])}
-    world = World(splits, Model({}, {}))
+    world = World(PROBLEMS["digits"], splits, Model({}, {}))
     settings = Conditioning(kappa=None, steps=0)
     moved = condition(world, stacked, settings, (1,), jax.random.key(0))["w"]
     np.testing.assert_allclose(moved, [[3, 4], [4, 0], [0, 3]], rtol=1e-6)
@@ -130,6 +141,57 @@ def test_settings_change_one_thing_each():
         assert len(set(sweep.settings.values())) == len(sweep.settings)
 
 
+def test_the_transformer_without_its_head_gives_what_the_head_is_given():
+    encoder = VIT.init(jax.random.split(jax.random.key(0)))
+    x = jax.random.normal(jax.random.key(1), (3, 784))
+    head = {"kernel": jnp.linspace(-1, 1, 64)[:, None], "bias": jnp.ones(1)}
+    images = {"inputs": x.reshape(3, 28, 28, 1)}
+    whole, *_ = _vit().apply(
+        {**encoder, "head": head}, {}, images, key=None, train=False
+    )
+    features = jax.jit(VIT.encode)(encoder, x)
+    np.testing.assert_allclose(features @ head["kernel"] + 1, whole, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def two_transformers():
+    """A base and two task vectors of random numbers."""
+    base = VIT.init(jax.random.split(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    return base, jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=(2, *leaf.shape)), jnp.float32), base
+    )
+
+
+def test_each_projection_of_attention_is_a_matrix_of_its_own(two_transformers):
+    _, stacked = two_transformers
+    specs = task_specs(stacked, VIT.matrix_specs())
+    names = [f"blocks/{i}/attn/{name}/kernel" for i in range(2) for name in "qkvo"]
+    leaves = named_leaves(stacked)
+    for name in names:
+        assert [x.shape for x in task_matrices(leaves[name], specs[name])] == [
+            (1, 2, 64, 64)
+        ]
+    assert specs.keys() - names == {
+        *("patches/kernel", "positions/embedding"),
+        *(f"blocks/{i}/mlp/{name}/kernel" for i in range(2) for name in ("up", "down")),
+    }
+
+
+@pytest.mark.slow
+def test_matrices_of_the_transformer_are_merged_one_by_one(two_transformers):
+    base, stacked = two_transformers
+    merged = named_leaves(_reduced("iso_c", VIT, base, stacked))
+    for path, leaf in merged.items():
+        found = named_leaves(stacked)[path]
+        if leaf.ndim == 2:
+            u, sizes, vt = np.linalg.svd(np.sum(found, axis=0), full_matrices=False)
+            expected = sizes.mean() * u @ vt
+        else:
+            expected = np.mean(found, axis=0)
+        np.testing.assert_allclose(leaf, expected, atol=2e-3, err_msg=path)
+
+
 @pytest.mark.slow
 def test_conditioning_leaves_the_reference_alone():
     """Accuracies are over those of the sources before they were conditioned."""
@@ -170,6 +232,16 @@ def test_smoke_from_the_study_to_a_merge_of_its_files(tmp_path, monkeypatch, cap
         said = json.loads(capsys.readouterr().out)
         assert len(said["table"]["tasks"][0]) == len(TASKS)
     assert any("identity" in finding for finding in said["findings"]), said
+
+
+@pytest.mark.slow
+def test_smoke_of_the_transformer(tmp_path, capsys):
+    line = ["study", "merging_vit", "--size=smoke", f"--workdir={tmp_path}"]
+    assert main(line) == 0
+    assert "| mismatch + DisTaC" in capsys.readouterr().out
+    saved = load_file(tmp_path / "models/base.safetensors")
+    assert saved["encoder/blocks/1/attn/q/kernel"].shape == (64, 64)
+    assert saved["heads/prototypes"].shape == (8, 10, 64)
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.merging import Distillation, distill, mean_of_others, scale, task_norms
-from jopt.studies.merging._model import Encoder, Head, logits
+from jopt.studies.merging._encoders import Encode, Encoder
+from jopt.studies.merging._model import Head, logits
 from jopt.studies.merging._optimizers import clipped_adam
 from jopt.studies.merging._sources import BATCH, World
 from jopt.tree import PyTree
@@ -64,6 +65,7 @@ def condition(
             jax.vmap(functools.partial(jax.random.fold_in, key))(chosen),
             kappas_T,
             jnp.array([*settings.temperatures, settings.beta, settings.rate]),
+            world.problem.architecture.encode,
             settings.steps,
         )
     return jax.tree.map(lambda x, y: x.at[chosen].set(y), stacked, moved)
@@ -78,7 +80,7 @@ def _kappas(
     return [mean_of_others(norms_T, task) / norms_T[task] for task in tasks]
 
 
-@functools.partial(jax.jit, static_argnums=7)
+@functools.partial(jax.jit, static_argnums=(7, 8))
 def _distilled(
     base: Encoder,
     heads: Head,
@@ -87,6 +89,7 @@ def _distilled(
     keys_T: jax.Array,
     kappas_T: jax.Array,
     numbers: jax.Array,
+    encode: Encode,
     steps: int,
 ) -> PyTree:
     teacher, student, beta, rate = numbers
@@ -96,7 +99,7 @@ def _distilled(
     ) -> PyTree:
         rows_KB = jax.random.randint(key, (steps, BATCH), 0, len(x_ND))
         return distill(
-            lambda encoder, rows_B: logits(encoder, head, x_ND[rows_B]),
+            lambda encoder, rows_B: logits(encode, encoder, head, x_ND[rows_B]),
             base,
             tv,
             rows_KB,

@@ -12,12 +12,14 @@ import numpy as np
 
 from jopt.linalg import nuclear_rank, stable_rank
 from jopt.merging import cosine_matrix, task_norms
+from jopt.merging._matrices import task_matrices, task_specs
 from jopt.objectives import calibration
+from jopt.studies.merging._encoders import Architecture, Encode, Encoder
 from jopt.studies.merging._methods import Merged
-from jopt.studies.merging._model import Encoder, accuracies, mean_entropy, task_logits
+from jopt.studies.merging._model import accuracies, mean_entropy, task_logits
 from jopt.studies.merging._sources import World
 from jopt.studies.merging._tasks import Split
-from jopt.tree import PyTree
+from jopt.tree import PyTree, named_leaves
 
 # T tasks; N examples; C classes.
 
@@ -30,7 +32,8 @@ def of_sources(world: World, stacked: PyTree, encoders: Encoder) -> dict[str, An
     norms_T = np.asarray(task_norms(stacked))
     cosines_TT = np.asarray(cosine_matrix(stacked))
     beside = cosines_TT[~np.eye(len(cosines_TT), dtype=bool)]
-    found = _judged(world.model.heads, *world.splits[2:], encoders, True)
+    architecture = world.problem.architecture
+    found = _judged_in(world, encoders, own=True)
     return {
         "source_accuracy": np.mean(found["accuracy_T"]),
         "source_lowest": np.min(found["accuracy_T"]),
@@ -38,8 +41,8 @@ def of_sources(world: World, stacked: PyTree, encoders: Encoder) -> dict[str, An
         "norm": np.mean(norms_T),
         "norm_ratio": np.max(norms_T) / np.median(norms_T),
         "cosine": np.mean(beside),
-        "stable_rank": _mean_of_matrices(stable_rank, stacked),
-        "nuclear_rank": _mean_of_matrices(nuclear_rank, stacked),
+        "stable_rank": _mean_of_matrices(stable_rank, architecture, stacked),
+        "nuclear_rank": _mean_of_matrices(nuclear_rank, architecture, stacked),
     }
 
 
@@ -51,7 +54,7 @@ def of_merged(world: World, model: Merged, reference_T: np.ndarray) -> dict[str,
     Args:
         reference_T: test accuracies of the sources.
     """
-    found = _judged(world.model.heads, *world.splits[2:], model.encoder, model.own)
+    found = _judged_in(world, model.encoder, own=model.own)
     accuracy_T = np.asarray(found.pop("accuracy_T"))
     return {
         "scale": model.scale,
@@ -61,19 +64,38 @@ def of_merged(world: World, model: Merged, reference_T: np.ndarray) -> dict[str,
     }
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _mean_of_matrices(fn: Callable[[jax.Array], jax.Array], stacked: PyTree) -> Any:
-    matrices = [x for x in jax.tree.leaves(stacked) if x.ndim == 3]
-    return jnp.mean(jnp.stack([fn(x_TMN) for x_TMN in matrices]))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _mean_of_matrices(
+    fn: Callable[[jax.Array], jax.Array], architecture: Architecture, stacked: PyTree
+) -> Any:
+    leaves = named_leaves(stacked)
+    ranks = [
+        fn(x_STMN)
+        for path, spec in task_specs(stacked, architecture.matrix_specs()).items()
+        for x_STMN in task_matrices(leaves[path], spec)
+    ]
+    return jnp.mean(jnp.concatenate(ranks))
 
 
-@functools.partial(jax.jit, static_argnums=4)
+def _judged_in(world: World, encoder: Encoder, *, own: bool) -> dict[str, jax.Array]:
+    encode = world.problem.architecture.encode
+    return _judged(encode, world.model.heads, *world.splits[2:], encoder, own)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
 def _judged(
-    heads: PyTree, validation: Split, test: Split, encoder: Encoder, own: bool
+    encode: Encode,
+    heads: PyTree,
+    validation: Split,
+    test: Split,
+    encoder: Encoder,
+    own: bool,
 ) -> dict[str, jax.Array]:
-    fitted, fitted_targets = _pooled(encoder, heads, validation, own)
-    z_TNC = task_logits(encoder, heads, test.inputs, own=own)
-    flat_NC, targets_N = _pooled(encoder, heads, test, own)
+    fitted, fitted_targets = _pooled(
+        task_logits(encode, encoder, heads, validation.inputs, own=own), validation
+    )
+    z_TNC = task_logits(encode, encoder, heads, test.inputs, own=own)
+    flat_NC, targets_N = _pooled(z_TNC, test)
     temperature = calibration.fit_temperature(fitted, fitted_targets)
     p_NC = jax.nn.softmax(flat_NC)
     return {
@@ -86,11 +108,8 @@ def _judged(
     }
 
 
-def _pooled(
-    encoder: Encoder, heads: PyTree, split: Split, own: bool
-) -> tuple[jax.Array, jax.Array]:
+def _pooled(z_TNC: jax.Array, split: Split) -> tuple[jax.Array, jax.Array]:
     """Logits and classes of all tasks as one set."""
-    z_TNC = task_logits(encoder, heads, split.inputs, own=own)
     tasks, examples, classes = z_TNC.shape
     targets_TN = jnp.broadcast_to(split.targets, (tasks, examples))
     return z_TNC.reshape(-1, classes), targets_TN.reshape(-1)

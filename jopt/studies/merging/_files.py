@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jopt.studies.merging._encoders import Encoder
 from jopt.studies.merging._methods import accuracy_with
-from jopt.studies.merging._model import Encoder
 from jopt.studies.merging._sources import Sources, fine_tuned, make_world
 from jopt.studies.merging._tasks import TASKS
 from jopt.tree import named_leaves
@@ -24,23 +24,24 @@ FOLDER = "models"
 LONG = "identity"
 
 
-def write_sources(steps: int, folder: Path) -> str:
+def write_sources(problem: str, steps: int, folder: Path) -> str:
     """Base, sources, and one source with a long vector: `.safetensors` of seed 0.
 
     Each file has the encoder and the heads of all tasks, which are frozen. What is
     there already is left as it is.
 
     Args:
+        problem: a name of `PROBLEMS`.
         steps: of the fine-tuning.
 
     Returns: what there is to say.
     """
     if fault := missing():
         return f"no model files: {fault}"
-    world = make_world(SEED, "cosine")
-    place = list(TASKS).index(LONG)
-    plain = fine_tuned(SEED, Sources(), steps)
-    long = fine_tuned(SEED, Sources(long=place), steps)
+    place, own = TASKS.index(LONG), Sources(problem=problem)
+    world = make_world(SEED, problem, own.head)
+    plain = fine_tuned(SEED, own, steps)
+    long = fine_tuned(SEED, own._replace(long=place), steps)
     models = {
         "base": world.model.encoder,
         **{name: _of(plain, task) for task, name in enumerate(TASKS)},
@@ -50,7 +51,7 @@ def write_sources(steps: int, folder: Path) -> str:
         path = folder / FOLDER / f"{name}.safetensors"
         if not path.exists():
             _write(path, {"encoder": encoder, "heads": world.model.heads})
-    return f"{folder / FOLDER}: base and sources, for configs/merge_digits.py"
+    return f"{folder / FOLDER}: base and sources, for `python -m jopt merge`"
 
 
 def _of(encoders: Encoder, task: int) -> Encoder:
@@ -66,10 +67,16 @@ def _write(path: Path, tree: Mapping[str, Any]) -> None:
 
 
 def validation_accuracies(params: Mapping[str, Any], state: Any) -> jax.Array:
-    """Accuracy of each task on the validation digits of those files, (T,).
+    """Accuracy of each task on the validation digits of the perceptron's files, (T,).
 
     For `search.evaluate` of `python -m jopt merge`.
     """
     del state
-    split = make_world(SEED, "cosine").splits.validation
-    return accuracy_with(params["heads"], split, params["encoder"], False)
+    world = make_world(SEED, "digits", "cosine")
+    return accuracy_with(
+        world.problem.architecture,
+        params["heads"],
+        world.splits.validation,
+        params["encoder"],
+        False,
+    )

@@ -12,16 +12,20 @@ import numpy as np
 
 from jopt import merging
 from jopt.merging._transform import MergeTransform
-from jopt.studies.merging._model import Encoder, accuracies, task_logits
+from jopt.studies.merging._encoders import Architecture, Encoder
+from jopt.studies.merging._model import accuracies, task_logits
 from jopt.studies.merging._sources import World
 from jopt.studies.merging._tasks import Split
 from jopt.tree import PyTree
 
 # T tasks; N examples; G scales.
 
-TRANSFORMS: dict[str, Callable[[], MergeTransform]] = {
+ELEMENTWISE: dict[str, Callable[..., MergeTransform]] = {
     "task_arithmetic": merging.task_arithmetic,
     "ties": merging.ties,
+}
+# These take `matrix_specs`.
+SPECTRAL: dict[str, Callable[..., MergeTransform]] = {
     "tsv_m": merging.tsv_m,
     "wudi": merging.wudi,
     "wudi_closed": functools.partial(merging.wudi, closed_form=True),
@@ -71,7 +75,7 @@ def merged(
         stacked: task vectors (T, ...).
         reference_T: validation accuracies of the sources, which accuracies are over.
     """
-    base = world.model.encoder
+    base, architecture = world.model.encoder, world.problem.architecture
     if method == "emr":
         return Merged(models(base, _emr(stacked)), own=True, scale=1.0)
 
@@ -81,22 +85,27 @@ def merged(
     if method == "consensus_ta":
         vector = _consensus(world, stacked)
     else:
-        vector = _reduced(method, base, stacked)
+        vector = _reduced(method, architecture, base, stacked)
     best, _ = merging.search_scale(lambda s: _moved(base, vector, s), score, grid_G)
     return Merged(_moved(base, vector, best), own=False, scale=best)
 
 
 def accuracy(world: World, split: Split, encoder: Encoder, *, own: bool = False) -> Any:
     """Of each task, (T,)."""
-    return accuracy_with(world.model.heads, split, encoder, own)
+    architecture = world.problem.architecture
+    return accuracy_with(architecture, world.model.heads, split, encoder, own)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 4))
 def accuracy_with(
-    heads: PyTree, split: Split, encoder: Encoder, own: bool
+    architecture: Architecture,
+    heads: PyTree,
+    split: Split,
+    encoder: Encoder,
+    own: bool,
 ) -> jax.Array:
     """`accuracy` with other heads."""
-    z_TNC = task_logits(encoder, heads, split.inputs, own=own)
+    z_TNC = task_logits(architecture.encode, encoder, heads, split.inputs, own=own)
     return accuracies(z_TNC, split.targets)
 
 
@@ -115,9 +124,14 @@ def models(base: Encoder, stacked: PyTree) -> Encoder:
     return jax.vmap(merging.apply_task_vector, in_axes=(None, 0))(base, stacked)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _reduced(method: str, base: Encoder, stacked: PyTree) -> PyTree:
-    return _reduce(TRANSFORMS[method](), base, stacked)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _reduced(
+    method: str, architecture: Architecture, base: Encoder, stacked: PyTree
+) -> PyTree:
+    if method in ELEMENTWISE:
+        return _reduce(ELEMENTWISE[method](), base, stacked)
+    transform = SPECTRAL[method](matrix_specs=architecture.matrix_specs())
+    return _reduce(transform, base, stacked)
 
 
 def _reduce(transform: MergeTransform, base: Encoder, stacked: PyTree) -> PyTree:
@@ -136,7 +150,7 @@ def _consensus(world: World, stacked: PyTree) -> PyTree:
     """The threshold of each task is the best one for that task on validation data."""
     base, split = world.model.encoder, world.splits.validation
     tasks = range(len(split.inputs))
-    total = _reduced("task_arithmetic", base, stacked)
+    total = _reduced("task_arithmetic", world.problem.architecture, base, stacked)
     scores = [lambda encoder, t=t: accuracy(world, split, encoder)[t] for t in tasks]
     found = merging.search_thresholds(base, stacked, total, scores)
     return _consensus_of(base, stacked, jnp.asarray(found))

@@ -48,9 +48,9 @@ def _sam(rate: Any, steps: int) -> optax.GradientTransformation:
 
 
 def _sa_sam(rate: Any, steps: int) -> optax.GradientTransformation:
-    """Its step size is its own; the rate is gamma, what it takes of 1 / L."""
+    """Its step size is its own; the rate is gamma, what it takes of 1 / (2 L)."""
     del steps
-    return jopt.sa_sam(gamma=rate, rho_max=0.2)
+    return jopt.sa_sam(0.2, gamma=rate, rho_max=_RHO)
 
 
 # (rate, steps) -> optimizer.

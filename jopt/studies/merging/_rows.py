@@ -10,9 +10,9 @@ import numpy as np
 
 from jopt.studies._experiment import Row
 from jopt.studies.merging._conditioning import Conditioning, condition
+from jopt.studies.merging._encoders import Encoder
 from jopt.studies.merging._figures import of_merged, of_sources
 from jopt.studies.merging._methods import accuracy, merged, models, vectors
-from jopt.studies.merging._model import Encoder
 from jopt.studies.merging._sources import Sources, World, fine_tuned, make_world
 from jopt.studies.merging._tasks import TASKS
 from jopt.tree import PyTree
@@ -57,15 +57,17 @@ class Cell(NamedTuple):
 def compute(cell: Cell) -> list[Row]:
     """A row for each method; what is about the sources is the same in all of them."""
     sources, stacked = prepared(cell.seed, cell.setting, cell.steps)
-    return rows(
-        make_world(cell.seed, cell.setting.sources.head), cell, sources, stacked
-    )
+    return rows(_world(cell.seed, cell.setting), cell, sources, stacked)
+
+
+def _world(seed: int, setting: Setting) -> World:
+    return make_world(seed, setting.sources.problem, setting.sources.head)
 
 
 @functools.lru_cache(maxsize=16)
 def prepared(seed: int, setting: Setting, steps: int) -> tuple[Encoder, PyTree]:
     """The sources, and their task vectors as they are merged; leaves (T, ...)."""
-    world = make_world(seed, setting.sources.head)
+    world = _world(seed, setting)
     sources = fine_tuned(seed, setting.sources, steps)
     stacked = vectors(world.model.encoder, sources)
     if setting.conditioning is None:

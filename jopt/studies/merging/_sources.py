@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,17 @@ import optax
 from jopt.merging._descend import descend
 from jopt.objectives._classification import row_loss
 from jopt.objectives._cross_entropy import cross_entropy
-from jopt.studies.merging._model import Encoder, Head, HeadKind, Model, init_model
+from jopt.studies.merging._encoders import Encode, Encoder
+from jopt.studies.merging._model import Head, HeadKind, Model, init_model, task_logits
 from jopt.studies.merging._model import logits as logits_of
 from jopt.studies.merging._optimizers import OPTIMIZERS
+from jopt.studies.merging._problems import PROBLEMS, Problem
 from jopt.studies.merging._tasks import TASKS, Split, Splits, load_splits
 
 # T tasks; N examples; D pixels; B batch; K steps; C classes.
 
 BATCH = 64
-PRETRAINING_STEPS, PRETRAINING_RATE = 15, 1e-3
-RATE, LONG_RATE = 1e-3, 2e-2
+RATE = 1e-3
 
 
 class Recipe(NamedTuple):
@@ -45,10 +46,11 @@ class Sources(NamedTuple):
 
     Attributes:
         recipe: beside the optimizer.
-        long: the task that has the rate `LONG_RATE`, and so a long task vector.
+        long: the task that has the problem's `long_rate`, and so a long task vector.
         head: of the model.
         optimizer: a name of `OPTIMIZERS`.
         rate: of the others.
+        problem: a name of `PROBLEMS`.
     """
 
     recipe: Recipe = Recipe()
@@ -56,38 +58,54 @@ class Sources(NamedTuple):
     head: HeadKind = "cosine"
     optimizer: str = "adam"
     rate: float = RATE
+    problem: str = "digits"
 
 
 class World(NamedTuple):
     """The digits of a seed, and the model that its sources start from."""
 
+    problem: Problem
     splits: Splits
     model: Model
 
 
 @functools.lru_cache(maxsize=2)
-def make_world(seed: int, head: HeadKind) -> World:
+def make_world(seed: int, problem: str, head: HeadKind) -> World:
     """Digits in the order of the seed, and a model pre-trained on the first of them."""
-    splits = load_splits(seed)
+    own = PROBLEMS[problem]
+    splits = load_splits(seed, own.images)
     of_weights, of_batches = jax.random.split(jax.random.key(seed))
-    pixels = splits.pretrain.inputs.shape[-1]
-    start = init_model(of_weights, pixels, len(TASKS), head)
-    return World(splits, _pretrain(start, splits.pretrain, of_batches))
+    start = init_model(of_weights, own.architecture, len(TASKS), head)
+    model = _pretrain(
+        start,
+        splits.pretrain,
+        of_batches,
+        own.pretraining_rate,
+        own.architecture.encode,
+        own.pretraining_steps,
+    )
+    return World(own, splits, model)
 
 
-@jax.jit
-def _pretrain(start: Model, split: Split, key: jax.Array) -> Model:
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _pretrain(
+    start: Model,
+    split: Split,
+    key: jax.Array,
+    rate: float,
+    encode: Encode,
+    steps: int,
+) -> Model:
     """Encoder and heads on all tasks at once; the same digits of a batch for all."""
-    shape = (PRETRAINING_STEPS, BATCH)
-    rows_KB = jax.random.randint(key, shape, 0, len(split.targets))
+    rows_KB = jax.random.randint(key, (steps, BATCH), 0, len(split.targets))
 
     def loss(model: Model, rows_B: jax.Array, _: None) -> tuple[jax.Array, dict]:
         x_TBD = split.inputs[:, rows_B]
-        z_TBC = jax.vmap(logits_of, (None, 0, 0))(model.encoder, model.heads, x_TBD)
+        z_TBC = task_logits(encode, *model, x_TBD, own=False)
         targets_TB = jnp.broadcast_to(split.targets[rows_B], z_TBC.shape[:2])
         return jnp.mean(cross_entropy(z_TBC, targets_TB)), {}
 
-    tx = optax.adam(PRETRAINING_RATE)
+    tx = optax.adam(rate)
     (model, _), _ = descend(loss, (start, tx.init(start)), rows_KB, tx)
     return model
 
@@ -98,7 +116,7 @@ def fine_tuned(seed: int, sources: Sources, steps: int) -> Encoder:
     if sources.long is None:
         return _fine_tuned(seed, sources, steps, tuple(range(len(TASKS))))
     others = fine_tuned(seed, sources._replace(long=None), steps)
-    own = sources._replace(rate=LONG_RATE)
+    own = sources._replace(rate=PROBLEMS[sources.problem].long_rate)
     long = _fine_tuned(seed, own, steps, (sources.long,))
     return jax.tree.map(lambda x_T, x: x_T.at[sources.long].set(x[0]), others, long)
 
@@ -107,7 +125,7 @@ def _fine_tuned(
     seed: int, sources: Sources, steps: int, tasks: tuple[int, ...]
 ) -> Encoder:
     """The encoders of some tasks. What a task draws is its own."""
-    world = make_world(seed, sources.head)
+    world = make_world(seed, sources.problem, sources.head)
     chosen = np.array(tasks)
     key = jax.random.fold_in(jax.random.key(seed), 1)
     return _fine_tune(
@@ -117,13 +135,14 @@ def _fine_tuned(
         world.splits.train.targets,
         jax.vmap(functools.partial(jax.random.fold_in, key))(chosen),
         jnp.float32(sources.rate),
+        world.problem.architecture.encode,
         sources.recipe,
         sources.optimizer,
         steps,
     )
 
 
-@functools.partial(jax.jit, static_argnums=(6, 7, 8))
+@functools.partial(jax.jit, static_argnums=(6, 7, 8, 9))
 def _fine_tune(
     base: Encoder,
     heads: Head,
@@ -131,6 +150,7 @@ def _fine_tune(
     targets_N: jax.Array,
     keys_T: jax.Array,
     rate: jax.Array,
+    encode: Encode,
     recipe: Recipe,
     optimizer: str,
     steps: int,
@@ -139,7 +159,8 @@ def _fine_tune(
 
     def one(head: Head, x_ND: jax.Array, key: jax.Array) -> Encoder:
         def loss(encoder: Encoder, batch: tuple, _: None) -> tuple[jax.Array, dict]:
-            return _loss(encoder, head, x_ND, targets_N, batch, recipe), {}
+            z_BC = logits_of(encode, encoder, head, _mixed(x_ND, batch))
+            return _loss(z_BC, targets_N, batch, recipe), {}
 
         batches = _draws(key, steps, len(targets_N), recipe)
         (encoder, _), _ = descend(loss, (base, tx.init(base)), batches, tx)
@@ -165,18 +186,19 @@ def _draws(
     return first_KB, second_KB, shares_K
 
 
+# Rows of a batch, others that they are mixed with, and the share of the first.
+Draw: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _mixed(x_ND: jax.Array, draw: Draw) -> jax.Array:
+    first_B, second_B, share = draw
+    return share * x_ND[first_B] + (1 - share) * x_ND[second_B]
+
+
 def _loss(
-    encoder: Encoder,
-    head: Head,
-    x_ND: jax.Array,
-    targets_N: jax.Array,
-    batch: tuple[jax.Array, jax.Array, jax.Array],
-    recipe: Recipe,
+    z_BC: jax.Array, targets_N: jax.Array, draw: Draw, recipe: Recipe
 ) -> jax.Array:
-    first_B, second_B, share = batch
-    z_BC = logits_of(
-        encoder, head, share * x_ND[first_B] + (1 - share) * x_ND[second_B]
-    )
+    first_B, second_B, share = draw
 
     def against(rows_B: jax.Array) -> jax.Array:
         losses_B = row_loss("cross_entropy", recipe.smoothing)(z_BC, targets_N[rows_B])

@@ -10,14 +10,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.data._digits import DIGITS
-from jopt.data._packaged import read_package
+from jopt.data._mnist5k import MNIST5K
+from jopt.data._packaged import Packaged, read_package
 
 # T tasks; N examples; D pixels.
 
 _SHIFT = 0.3
-# Of the shuffled digits: where pre-training, training, validation and test end.
-_ENDS = (297, 1197, 1447, 1797)
 _PERMUTATIONS_SEED = 123
+
+TASKS = (
+    *("identity", "rot90", "flip", "negative"),
+    *("permuted_a", "permuted_b", "rot180", "permuted_c"),
+)
+
+
+class Images(NamedTuple):
+    """Images of ten classes, and what they are for.
+
+    Attributes:
+        source: a file of them.
+        ends: of the shuffled images: where those of pre-training, training, validation
+            and test end.
+    """
+
+    source: Packaged
+    ends: tuple[int, int, int, int]
+
+
+SMALL = Images(DIGITS, (297, 1197, 1447, 1797))
+LARGE = Images(MNIST5K, (1000, 4000, 4250, 5000))
 
 
 class Split(NamedTuple):
@@ -41,46 +62,47 @@ class Splits(NamedTuple):
     test: Split
 
 
-def load_splits(seed: int) -> Splits:
-    """297, 900, 250 and 350 of the 1,797 digits, in an order that the seed draws.
+def load_splits(seed: int, images: Images = SMALL) -> Splits:
+    """The four parts of the images, in an order that the seed draws.
+
+    Fails: `DataError` where the package that has them is not installed.
 
     >>> [part.inputs.shape for part in load_splits(0)]
     [(8, 297, 64), (8, 900, 64), (8, 250, 64), (8, 350, 64)]
     """
-    rows = read_package(DIGITS)
+    rows = read_package(images.source)
     rows = rows[np.random.RandomState(seed).permutation(len(rows))]
-    return Splits(*map(_split, np.split(rows, _ENDS[:-1])))
+    parts = np.split(rows, images.ends)[:-1]
+    return Splits(*(_split(part, images.source) for part in parts))
 
 
-def _split(rows: np.ndarray) -> Split:
-    pixels = rows[:, : DIGITS.pixels].astype(np.float32) / DIGITS.white
-    images = pixels.reshape(-1, DIGITS.side, DIGITS.side)
-    seen = [task(images).reshape(len(images), -1) for task in TASKS.values()]
+def _split(rows: np.ndarray, source: Packaged) -> Split:
+    pixels = rows[:, : source.pixels].astype(np.float32) / source.white
+    images = pixels.reshape(-1, source.side, source.side)
+    seen = [see(images).reshape(len(images), -1) for see in _transforms(source.pixels)]
     inputs = np.stack(seen) - np.float32(_SHIFT)
-    targets = rows[:, DIGITS.pixels].astype(np.int32)
+    targets = rows[:, source.pixels].astype(np.int32)
     return Split(jnp.asarray(inputs), jnp.asarray(targets))
 
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
+def _transforms(pixels: int) -> tuple[Transform, ...]:
+    """Of images (N, H, W), in the order of `TASKS`."""
+    rng = np.random.RandomState(_PERMUTATIONS_SEED)
+    a, b, c = (_permuted(rng.permutation(pixels)) for _ in range(3))
+    return (
+        lambda images: images,
+        lambda images: np.rot90(images, axes=(1, 2)),
+        lambda images: images[:, :, ::-1],
+        lambda images: 1 - images,
+        a,
+        b,
+        lambda images: np.rot90(images, 2, axes=(1, 2)),
+        c,
+    )
+
+
 def _permuted(order: np.ndarray) -> Transform:
     return lambda images: images.reshape(len(images), -1)[:, order]
-
-
-def _tasks() -> dict[str, Transform]:
-    rng = np.random.RandomState(_PERMUTATIONS_SEED)
-    a, b, c = (_permuted(rng.permutation(DIGITS.pixels)) for _ in range(3))
-    return {
-        "identity": lambda images: images,
-        "rot90": lambda images: np.rot90(images, axes=(1, 2)),
-        "flip": lambda images: images[:, :, ::-1],
-        "negative": lambda images: 1 - images,
-        "permuted_a": a,
-        "permuted_b": b,
-        "rot180": lambda images: np.rot90(images, 2, axes=(1, 2)),
-        "permuted_c": c,
-    }
-
-
-TASKS = _tasks()

@@ -17,7 +17,7 @@ from jopt.studies._experiment import Experiment
 from jopt.studies.merging._ablations_table import summarize
 from jopt.studies.merging._conditioning import Conditioning
 from jopt.studies.merging._rows import GRID, Cell, Setting, compute
-from jopt.studies.merging.digits import SETTINGS, SHARPEN, SHORTEN, shorter
+from jopt.studies.merging._settings import SETTINGS, SHARPEN, SHORTEN, shorter
 
 METHODS = ("task_arithmetic", "tsv_m")
 _ORIGINAL, _LONG = SETTINGS["original"], SETTINGS["norm mismatch"]

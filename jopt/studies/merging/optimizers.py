@@ -19,14 +19,15 @@ from jopt.studies.merging._rows import GRID, Cell, Setting, compute
 from jopt.studies.merging._sources import Sources
 
 METHODS = ("task_arithmetic", "tsv_m", "iso_c")
-# Of each optimizer; the middle one is tried at every size.
+# Of each optimizer. Sources at the middle one, which is tried at every size, are as
+# accurate on validation digits of seed 0 as AdamW's (97.7 %), within half a point.
 RATES = {
     "sgd": (0.03, 0.1, 0.3),
     "adamw": (5e-4, 1e-3, 2e-3),
-    "muon": (5e-4, 1e-3, 2e-3),
+    "muon": (1e-3, 2e-3, 4e-3),
     "signum": (1e-4, 3e-4, 1e-3),
     "sam": (0.03, 0.1, 0.3),
-    "sa_sam": (0.5, 1.0, 2.0),
+    "sa_sam": (2.0, 3.0, 4.0),
 }
 CONDITIONINGS = {"none": None, "DisTaC (1,10)": Conditioning()}
 
