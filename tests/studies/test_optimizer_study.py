@@ -20,12 +20,15 @@ from jopt.studies.domains._bucket import (
     static_of,
     train_envs,
 )
+from jopt.studies.domains._conditional import LEAST, conditional
 from jopt.studies.domains._lanes import lane_program
 from jopt.studies.domains._levels import LEVELS
+from jopt.studies.domains._metrics import METRICS
 from jopt.studies.domains._models import Fitted, best, fitted_models, kept
 from jopt.studies.domains._search import SIZES, Wanted, buckets
 
 TASK = "coloured_digits"
+ACCURACY, BITS = METRICS["accuracy"], METRICS["bits_per_byte"]
 
 
 def bucket_of(optimizer, algorithm="irm", trials=3):
@@ -78,7 +81,7 @@ def test_a_lane_that_diverges_changes_no_other():
             assert before == after
     (cell,) = fitted_models(load_task(TASK), found).values()
     assert [model.diverged for model in cell] == [False, True, False]
-    assert math.isnan(cell[1].avg_val_acc)
+    assert math.isnan(cell[1].val)
 
 
 def test_an_anneal_starts_the_same_optimizer_anew():
@@ -132,28 +135,46 @@ def test_the_search_is_the_same_for_all_and_grows():
 
 
 def model(val, test, trial=0, cell=("erm", "sgd")):
-    return Fitted(cell, trial, 1, math.isnan(val), val, val, test, 0.0, 0.0)
+    return Fitted(cell, trial, 1, math.isnan(val), val, val, test, val - test, 0.0, 0.0)
 
 
 def test_bins_and_selection_of_models():
     models = [model(a, b, n) for n, (a, b) in enumerate(((0.3, 0.1), (1.0, 0.5)))]
     models.append(model(math.nan, math.nan, 2))
-    found = analyses.binned(models)
+    found = analyses.binned(models, ACCURACY)
     assert found[3] == 0.1
     assert found[9] == 0.5
     assert np.isnan(np.delete(found, [3, 9])).all()
-    assert [m.trial for m in best(models, 3)] == [1, 0]
-    assert [m.trial for m in kept(models, 0.3)] == [1]
-    curve = analyses.budget(models)
+    assert [m.trial for m in best(models, 3, ACCURACY)] == [1, 0]
+    assert [m.trial for m in kept(models, ACCURACY._replace(chance=0.3))] == [1]
+    curve = analyses.budget(models, ACCURACY)
     assert curve.trials.tolist() == [3]
     np.testing.assert_allclose(curve.best[:, 0], [1.0, 0.5])
     np.testing.assert_allclose(curve.all[:, 0], [0.65, 0.3])
 
 
+def test_fewer_bits_are_better():
+    """Of bits a byte, the mirror image of what is done with accuracies."""
+    metric = BITS._replace(chance=4.8)
+    models = [model(a, b, n) for n, (a, b) in enumerate(((3.1, 3.3), (2.2, 2.6)))]
+    models += [model(4.9, 5.0, 2), model(math.nan, math.nan, 3)]
+    assert [m.trial for m in kept(models, metric)] == [0, 1]
+    assert [m.trial for m in best(models, 2, metric)] == [1, 0]
+    found = analyses.binned(models, metric)
+    assert found[[2, 6, -1]].tolist() == [2.6, 3.3, 5.0]
+    np.testing.assert_allclose(analyses.budget(models, metric).best[:, 0], [2.2, 2.6])
+    sgd = [model(2.3, 2.5 + n / 100, n) for n in range(5)]
+    adam = [m._replace(test=m.test + 0.2) for m in sgd]
+    cells = {("erm", "sgd"): sgd, ("erm", "adam"): adam}
+    row = conditional(cells, metric).rows[-1]
+    assert row[1:4] == ["sgd", "adam", "all"]
+    assert row[5].startswith("-0.200") and row[6].startswith("1.000")
+
+
 def test_a_budget_curve_keeps_launch_order_and_diverged_trials():
     models = [model(math.nan, math.nan, n) for n in range(10)]
     models += [model(0.5 + n / 100, 0.2, n + 10) for n in range(15)]
-    curve = analyses.budget(models)
+    curve = analyses.budget(models, ACCURACY)
     assert curve.trials.tolist() == [10, 20, 25]
     np.testing.assert_allclose(curve.best[0], [np.nan, 0.59, 0.64])
 
@@ -166,7 +187,7 @@ def test_optimizers_are_compared_at_alike_accuracy():
     adam = [model(a, a / 2 + 0.1 + next(noise)) for a in [0.45] * 30 + [0.85] * 5]
     sgd = [m._replace(cell=("erm", "sgd")) for m in sgd]
     cells = {("erm", "sgd"): sgd, ("erm", "adam"): adam}
-    table = analyses.conditional(cells, chance=0.0)
+    table = conditional(cells, ACCURACY)
     rows = {(row[1], row[3]): row for row in table.rows}
     assert rows["adaptive", "all"][4] == "35 : 35"
     for where in ("0.4", "0.8", "all"):
@@ -174,7 +195,14 @@ def test_optimizers_are_compared_at_alike_accuracy():
         assert difference == pytest.approx(-0.1, abs=0.005)
         assert rows["sgd", where][6].startswith("0.000")
     assert float(rows["adaptive", "all"][5].split()[0]) > 0
-    empty = analyses.filtered({("erm", "sgd"): [model(math.nan, math.nan)]}, 0.0)
+    header, (_, row) = table.printed
+    assert header == ("algorithm", "first", "non-adaptive", "adam")
+    assert row[:3] == ["erm", "sgd", ""] and row[3].endswith("*")
+    few = {("erm", "sgd"): sgd[: LEAST - 1], ("erm", "adam"): adam}
+    assert [row[3:] for row in conditional(few, ACCURACY).rows] == [
+        ["all", "0 : 0", "–", "–"]
+    ] * 2
+    empty = analyses.filtered({("erm", "sgd"): [model(math.nan, math.nan)]}, ACCURACY)
     assert empty.rows[0][2:6] == ["1", "1", "0", "–"]
 
 
@@ -212,7 +240,8 @@ def test_what_cannot_be_studied(flags, said, capsys, tmp_path):
     assert said in capsys.readouterr().err
 
 
-def test_the_figures(tmp_path):
+@pytest.mark.parametrize("metric", [ACCURACY, BITS])
+def test_the_figures(metric, tmp_path):
     pytest.importorskip("matplotlib")
     from jopt.studies.domains._report import figures_of
 
@@ -220,6 +249,6 @@ def test_the_figures(tmp_path):
         ("erm", "sgd"): [model(0.5 + n / 50, 0.2, n) for n in range(12)],
         ("erm", "adam"): [model(math.nan, math.nan)],
     }
-    for name, draw in figures_of(cells, 0.0).items():
+    for name, draw in figures_of(cells, metric).items():
         draw(tmp_path / f"{name}.svg")
         assert "adam" in (tmp_path / f"{name}.svg").read_text()
