@@ -20,14 +20,12 @@ import numpy as np
 from jopt.data.environments import load_task, seed_hash
 from jopt.studies.domains._bucket import (
     Bucket,
+    compiled,
     orders,
-    pool_of,
     stacked_settings,
     started,
-    static_of,
-    train_envs,
 )
-from jopt.studies.domains._lanes import lane_program, lane_programs
+from jopt.studies.domains._lanes import lane_program
 from jopt.studies.domains._search import Wanted, buckets
 
 FORMS = ("lanes", "alone", "step by step")
@@ -76,15 +74,13 @@ def bucket_of(
 
 def trainer(bucket: Bucket, form: str) -> Callable[[], Any]:
     """A function that trains all trials anew; compiled, and run once."""
-    static = static_of(bucket.task, bucket.width, bucket.trial_seed)
-    envs = train_envs(static.task)
-    pool = pool_of(static.stack, envs)
-    program = lane_program(static.model, bucket.algorithm, bucket.optimizer, len(envs))
+    static, programs = compiled(bucket)
+    pool = static.pool
+    program = lane_program(
+        static.model, bucket.algorithm, bucket.optimizer, len(pool.inputs)
+    )
     settings = stacked_settings(bucket.trials)
     seeds = [seed_hash(bucket.trial_seed, trial.number) for trial in bucket.trials]
-    programs = lane_programs(
-        static.model, bucket.algorithm, bucket.optimizer, len(envs)
-    )
     starts = started(programs, settings, seeds, pool)
 
     def of_lane(tree: Any, lane: int) -> Any:

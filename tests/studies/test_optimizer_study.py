@@ -12,20 +12,18 @@ from jopt.__main__ import main
 from jopt.data.environments import load_task, seed_hash
 from jopt.studies.domains import _analyses as analyses
 from jopt.studies.domains._bucket import (
+    compiled,
     evaluation_steps,
     orders,
-    pool_of,
     run_bucket,
     stacked_settings,
-    static_of,
-    train_envs,
 )
 from jopt.studies.domains._conditional import LEAST, conditional
 from jopt.studies.domains._lanes import lane_program
 from jopt.studies.domains._levels import LEVELS
 from jopt.studies.domains._metrics import METRICS
 from jopt.studies.domains._models import Fitted, best, fitted_models, kept
-from jopt.studies.domains._search import SIZES, Wanted, buckets
+from jopt.studies.domains._search import Wanted, buckets
 
 TASK = "coloured_digits"
 ACCURACY, BITS = METRICS["accuracy"], METRICS["bits_per_byte"]
@@ -87,11 +85,10 @@ def test_a_lane_that_diverges_changes_no_other():
 def test_an_anneal_starts_the_same_optimizer_anew():
     """Property 15: the third step is a first step of RMSprop at the same parameters."""
     bucket = bucket_of("rmsprop", trials=1)
-    static = static_of(bucket.task, bucket.width, 0)
-    envs = train_envs(static.task)
-    pool = pool_of(static.stack, envs)
+    static, _ = compiled(bucket)
+    pool = static.pool
     index_SEB = orders(static.task, bucket, [seed_hash(0, 0)], 0, 3)[0]
-    program = lane_program(static.model, "irm", "rmsprop", len(envs))
+    program = lane_program(static.model, "irm", "rmsprop", len(pool.inputs))
     example = {"inputs": pool.inputs[0, :1], "targets": pool.targets[0, :1]}
     settings = {name: x[0] for name, x in stacked_settings(bucket.trials).items()}
     settings["algorithm.penalty_weight"] = 1.0  # the loss does not tell
@@ -130,7 +127,7 @@ def test_the_search_is_the_same_for_all_and_grows():
                 assert trial.settings["algorithm.anneal_steps"] < bucket.num_steps
     full = buckets(Wanted(TASK, "full"), task)
     assert sum(len(b.trials) for b in full.values()) == 60 * 2 * len(LEVELS)
-    assert {b.batch_size for b in full.values()} == set(SIZES["full"].batch_sizes)
+    assert {b.batch_size for b in full.values()} == {16, 64, 256}
     assert evaluation_steps(5001, 100)[-2:] == [5000, 5001]
 
 
@@ -229,7 +226,6 @@ def test_smoke_end_to_end(tmp_path, capsys):
     ("flags", "said"),
     [
         (["--task=coloured"], "coloured_digits"),
-        (["--task=genres"], "is judged by bits_per_byte"),
         (["--optimizers=adm"], "adam"),
         (["--algorithms=erm,irmv1"], "irm"),
         (["--trials=-1"], "--trials"),

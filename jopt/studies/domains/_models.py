@@ -10,8 +10,8 @@ import numpy as np
 
 from jopt.data.environments import DomainTask
 from jopt.studies._experiment import Row
-from jopt.studies.domains._bucket import train_envs
 from jopt.studies.domains._metrics import Metric, metric_of
+from jopt.studies.domains._static import train_envs
 from jopt.studies.selection import Run, select_step
 
 Cell = tuple[str, str]  # algorithm, optimizer
