@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 
 import jax
@@ -29,9 +30,9 @@ TASK = "coloured_digits"
 ACCURACY, BITS = METRICS["accuracy"], METRICS["bits_per_byte"]
 
 
-def bucket_of(optimizer, algorithm="irm", trials=3):
-    wanted = Wanted(TASK, "smoke", trials, (optimizer,), (algorithm,))
-    (found,) = buckets(wanted, load_task(TASK)).values()
+def bucket_of(optimizer, algorithm="irm", trials=3, task=TASK):
+    wanted = Wanted(task, "smoke", trials, (optimizer,), (algorithm,))
+    (found,) = buckets(wanted, load_task(task)).values()
     return found._replace(num_steps=12, eval_every=6)
 
 
@@ -40,18 +41,21 @@ def figures(rows):
 
 
 @pytest.mark.parametrize(
-    "optimizer",
+    ("optimizer", "task"),
     [
-        "adam",
+        ("adam", TASK),
         *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in sorted(LEVELS.keys() - {"adam"})
+            pytest.param(name, task, marks=pytest.mark.slow)
+            for name, task in (
+                *((name, TASK) for name in sorted(LEVELS.keys() - {"adam"})),
+                ("muon", "genres"),
+            )
         ),
     ],
 )
-def test_lanes_are_trials_alone(optimizer):
+def test_lanes_are_trials_alone(optimizer, task):
     """Property 13; the annealed penalty comes on in the middle of a segment."""
-    bucket = bucket_of(optimizer)
+    bucket = bucket_of(optimizer, task=task)
     trials = tuple(
         trial._replace(settings={**trial.settings, "algorithm.anneal_steps": 3.0})
         for trial in bucket.trials
@@ -220,6 +224,23 @@ def test_smoke_end_to_end(tmp_path, capsys):
     assert (tmp_path / "rows.csv").read_text() == written
     assert main([*line[:-1], "--trials=2"]) == 2
     assert "another version of it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_genre_shift_end_to_end(tmp_path, capsys):
+    """Decoders trained on five genres, judged by the bits a byte of the sixth."""
+    line = ["study", "optimizer", "--size=smoke", f"--workdir={tmp_path}"]
+    assert main([*line, "--task=genres", "--optimizers=adam", "--trials=2"]) == 0
+    said = capsys.readouterr().out
+    assert "test on tragedies" in said and "lower is better" in said
+    with (tmp_path / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 2
+    # A decoder that knows nothing says 1/256, and 8 bits; so does one of ten steps.
+    for row in rows:
+        assert 3 < float(row["env5_out_nll"]) / math.log(2) < 9
+    page = (tmp_path / "report.html").read_text()
+    assert "avg_test_bits" in page and page.count("<section>") == 7
 
 
 @pytest.mark.parametrize(

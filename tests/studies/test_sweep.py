@@ -95,6 +95,20 @@ class Sweep:
             for job, records in self.runs().items()
         }
 
+    def outcomes(self) -> dict[str, tuple]:
+        """How every run ended, and its losses by step, the last of each counting."""
+        return {
+            job: (
+                json.loads((self.folder / job / "status.json").read_text())["state"],
+                {
+                    record["step"]: {k: v for k, v in record.items() if "/" in k}
+                    for record in records
+                    if "train/loss" in record or "eval/bits_per_byte" in record
+                },
+            )
+            for job, records in self.runs().items()
+        }
+
     def jobs(self) -> list[dict]:
         return json.loads((self.folder / "sweep.json").read_text())["jobs"]
 
@@ -174,6 +188,41 @@ def test_a_killed_sweep_goes_on_in_two_processes_and_no_job_runs_twice(sweep, ca
     assert main([*args, "--limit=1"]) == 2
     assert "holds another sweep: trial 1 of arm good" in capsys.readouterr().err
     assert sweep.starts() == starts
+
+
+@pytest.mark.slow
+def test_four_runs_killed_at_once_end_as_in_an_unbroken_sweep(
+    sweep, tmp_path, text, sharing
+):
+    """Kill -9 of the sweep and of all its runs; then the same command again."""
+    (tmp_path / "unbroken").mkdir()
+    unbroken = Sweep(tmp_path / "unbroken", text, sharing)
+    for one in (sweep, unbroken):
+        one.small.update({"train.steps": 300, "checkpoint.every_steps": 50})
+        one.write(trials=2, good=(0.01, 0.003), bad=(0.02, 1e30), seeds=())
+    killed = sweep.start("--workers=4")
+
+    def all_at_it() -> bool:
+        """Three have saved what they can go on from; the fourth diverges."""
+        steps = [max(r.get("step", 0) for r in rs) for rs in sweep.runs().values()]
+        return len(steps) == 4 and sum(step > 60 for step in steps) == 3
+
+    sweep.wait_for(killed, all_at_it)
+    locks = [json.loads(p.read_text()) for p in sweep.folder.glob("queue/*.lock")]
+    for pid in (killed.pid, *(lock["job_pid"] for lock in locks)):
+        os.kill(pid, signal.SIGKILL)
+    killed.communicate()
+
+    for one in (sweep, unbroken):
+        again = one.start("--workers=4")
+        out, _ = again.communicate(timeout=300)
+        assert again.returncode == 0, out
+    assert sweep.jobs() == unbroken.jobs()
+    assert sweep.outcomes() == unbroken.outcomes()
+    assert set(map(len, unbroken.starts().values())) == {1}
+    starts = sorted(sweep.starts().values(), key=len)
+    assert len(starts) == 4 and sum(len(own) == 2 for own in starts) == 3
+    assert all(own[0] == 0 and own[1] >= 50 for own in starts if len(own) == 2)
 
 
 @pytest.mark.faults

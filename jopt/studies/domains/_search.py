@@ -16,7 +16,6 @@ from jopt.studies.domains._metrics import METRICS
 from jopt.studies.domains._static import train_envs
 
 ALGORITHMS = ("erm", "irm")
-PUBLISHED = ("sgd", "momentum", "nesterov", "rmsprop", "adam")
 DIGITS = 6  # significant ones of a setting
 LANES = 20  # of a bucket, at most: what is lost when a process is killed
 
