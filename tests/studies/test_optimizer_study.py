@@ -236,9 +236,9 @@ def test_genre_shift_end_to_end(tmp_path, capsys):
     with (tmp_path / "rows.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 2
-    # A decoder that knows nothing says 1/256, and 8 bits; so does one of ten steps.
+    # A decoder that knows nothing says 1/256, and 8 bits; ten steps change little.
     for row in rows:
-        assert 3 < float(row["env5_out_nll"]) / math.log(2) < 9
+        assert 4 < float(row["env5_out_nll"]) / math.log(2) < 9
     page = (tmp_path / "report.html").read_text()
     assert "avg_test_bits" in page and page.count("<section>") == 7
 

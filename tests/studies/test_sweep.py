@@ -96,18 +96,27 @@ class Sweep:
         }
 
     def outcomes(self) -> dict[str, tuple]:
-        """How every run ended, and its losses by step, the last of each counting."""
+        """How every run ended, and what it said of steps; of repeated ones the last."""
+
+        def by_step(records: list[dict], metric: str) -> dict[int, float]:
+            return {r["step"]: r[metric] for r in records if metric in r}
+
         return {
             job: (
                 json.loads((self.folder / job / "status.json").read_text())["state"],
-                {
-                    record["step"]: {k: v for k, v in record.items() if "/" in k}
-                    for record in records
-                    if "train/loss" in record or "eval/bits_per_byte" in record
-                },
+                *(by_step(rs, f"train/{name}") for name in ("loss", "grad_norm")),
+                by_step(rs, "eval/bits_per_byte"),
             )
-            for job, records in self.runs().items()
+            for job, rs in self.runs().items()
         }
+
+    def saved(self) -> dict[str, int]:
+        """The last step from which each run can go on, if there is one."""
+        steps: dict[str, int] = {}
+        for path in self.folder.glob("*/checkpoints/[0-9]*/manifest.json"):
+            job, step = path.parts[-4], int(path.parts[-2])
+            steps[job] = max(step, steps.get(job, 0))
+        return steps
 
     def jobs(self) -> list[dict]:
         return json.loads((self.folder / "sweep.json").read_text())["jobs"]
@@ -198,20 +207,16 @@ def test_four_runs_killed_at_once_end_as_in_an_unbroken_sweep(
     (tmp_path / "unbroken").mkdir()
     unbroken = Sweep(tmp_path / "unbroken", text, sharing)
     for one in (sweep, unbroken):
-        one.small.update({"train.steps": 300, "checkpoint.every_steps": 50})
-        one.write(trials=2, good=(0.01, 0.003), bad=(0.02, 1e30), seeds=())
+        one.small.update({"train.steps": 1000, "checkpoint.every_steps": 50})
+        one.write(trials=2, good=(0.01, 0.003), bad=(0.02, 0.001), seeds=())
     killed = sweep.start("--workers=4")
-
-    def all_at_it() -> bool:
-        """Three have saved what they can go on from; the fourth diverges."""
-        steps = [max(r.get("step", 0) for r in rs) for rs in sweep.runs().values()]
-        return len(steps) == 4 and sum(step > 60 for step in steps) == 3
-
-    sweep.wait_for(killed, all_at_it)
+    sweep.wait_for(killed, lambda: len(sweep.saved()) == 4)
     locks = [json.loads(p.read_text()) for p in sweep.folder.glob("queue/*.lock")]
+    assert len(locks) == 4, "all of them are at it"
     for pid in (killed.pid, *(lock["job_pid"] for lock in locks)):
         os.kill(pid, signal.SIGKILL)
     killed.communicate()
+    saved = sweep.saved()
 
     for one in (sweep, unbroken):
         again = one.start("--workers=4")
@@ -219,10 +224,9 @@ def test_four_runs_killed_at_once_end_as_in_an_unbroken_sweep(
         assert again.returncode == 0, out
     assert sweep.jobs() == unbroken.jobs()
     assert sweep.outcomes() == unbroken.outcomes()
-    assert set(map(len, unbroken.starts().values())) == {1}
-    starts = sorted(sweep.starts().values(), key=len)
-    assert len(starts) == 4 and sum(len(own) == 2 for own in starts) == 3
-    assert all(own[0] == 0 and own[1] >= 50 for own in starts if len(own) == 2)
+    assert len(sweep.outcomes()) == 4
+    assert unbroken.starts() == {job: [0] for job in saved}
+    assert sweep.starts() == {job: [0, step] for job, step in saved.items()}
 
 
 @pytest.mark.faults

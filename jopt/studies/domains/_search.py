@@ -50,7 +50,7 @@ SIZES = {
     },
     "bits_per_byte": {
         "smoke": Size(3, (2,), 8, 10, 5, ("sgd", "adam"), evaluated=4),
-        "default": Size(20, (4,), 32, 200, 100, evaluated=32),
+        "default": Size(20, (2,), 32, 200, 100, evaluated=16),
         "full": Size(20, (8,), 96, 500, 100, evaluated=128),
     },
 }
