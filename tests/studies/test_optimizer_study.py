@@ -36,8 +36,13 @@ def bucket_of(optimizer, algorithm="irm", trials=3, task=TASK):
     return found._replace(num_steps=12, eval_every=6)
 
 
-def figures(rows):
-    return np.array([[float(v) for k, v in r.items() if "env" in k] for r in rows])
+def figures(rows, ending=""):
+    return np.array(
+        [
+            [float(v) for k, v in row.items() if "env" in k and k.endswith(ending)]
+            for row in rows
+        ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +53,7 @@ def figures(rows):
             pytest.param(name, task, marks=pytest.mark.slow)
             for name, task in (
                 *((name, TASK) for name in sorted(LEVELS.keys() - {"adam"})),
-                ("muon", "genres"),
+                ("adam", "genres"),
             )
         ),
     ],
@@ -65,8 +70,11 @@ def test_lanes_are_trials_alone(optimizer, task):
     assert [row["key"] for row in together] == [
         r["key"] for rows in alone for r in rows
     ]
-    expected = figures([row for rows in alone for row in rows])
-    np.testing.assert_allclose(figures(together), expected, rtol=1e-4, atol=2e-6)
+    # Of 256 bytes several are nearly as likely: which one is on top may differ.
+    ending = "nll" if task == "genres" else ""
+    found = figures(together, ending)
+    expected = figures([row for rows in alone for row in rows], ending)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-6)
 
 
 def test_a_lane_that_diverges_changes_no_other():

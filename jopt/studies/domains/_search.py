@@ -41,6 +41,7 @@ class Size(NamedTuple):
     evaluated: int = 0
 
 
+TEXT_LEVELS = ("momentum", "adam", "muon", "signum")
 # By what a task is judged by: images, then text.
 SIZES = {
     "accuracy": {
@@ -50,7 +51,7 @@ SIZES = {
     },
     "bits_per_byte": {
         "smoke": Size(3, (2,), 8, 10, 5, ("sgd", "adam"), evaluated=4),
-        "default": Size(20, (2,), 32, 200, 100, evaluated=16),
+        "default": Size(20, (2,), 32, 500, 250, TEXT_LEVELS, evaluated=16),
         "full": Size(20, (8,), 96, 500, 100, evaluated=128),
     },
 }
