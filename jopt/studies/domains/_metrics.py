@@ -35,7 +35,7 @@ class Metric(NamedTuple):
     chance: float = 0.0
 
     @property
-    def columns(self) -> tuple[str, str, str, str]:
+    def columns(self) -> tuple[str, ...]:
         """Names of `QUANTITIES`; for accuracy those of DomainBed."""
         return (*(f"{x}_{self.short}" for x in ("train", "avg_val", "avg_test")), "gap")
 

@@ -84,16 +84,16 @@ def _fitted(task: DomainTask, metric: Metric, key: str, rows: Sequence[Row]) -> 
         names = [f"env{e}_{part}_{figure}" for e in envs for part in parts]
         return float(np.mean([record[name] for name in names]))
 
-    train, val, test = (
-        metric.scale * mean(*of, metric.figure)
-        for of in ((trained, ["in"]), (trained, ["out"]), (tests, ["in", "out"]))
-    )
+    def judged(envs: Sequence[int], parts: Sequence[str]) -> float:
+        return metric.scale * mean(envs, parts, metric.figure)
+
+    val, test = judged(trained, ["out"]), judged(tests, ["in", "out"])
     return Fitted(
         cell,
         trial,
         selected.step,
         diverged,
-        *(train, val, test, metric.sign * (val - test)),
+        *(judged(trained, ["in"]), val, test, metric.sign * (val - test)),
         val_ece=mean(trained, ["out"], "ece"),
         test_ece=mean(tests, ["in", "out"], "ece"),
     )
