@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -20,17 +21,15 @@ import numpy as np
 from jopt.data.environments import load_task, seed_hash
 from jopt.studies.domains._bucket import (
     Bucket,
+    compiled,
     orders,
-    pool_of,
     stacked_settings,
     started,
-    static_of,
-    train_envs,
 )
-from jopt.studies.domains._lanes import lane_program, lane_programs
+from jopt.studies.domains._lanes import lane_program
 from jopt.studies.domains._search import Wanted, buckets
 
-FORMS = ("lanes", "alone", "step by step")
+FORMS = ("lanes", "alone", "step by step", "own programs")
 
 
 class JaxSide:
@@ -46,20 +45,25 @@ class JaxSide:
     def forms(self) -> list[str]:
         return list(FORMS)
 
-    def build(self, form: str, **problem: Any) -> float:
-        """Compiles one form; seconds that it took."""
-        begin = time.perf_counter()
-        self._runs[form] = trainer(bucket_of(**problem), form)
-        return time.perf_counter() - begin
+    def build(self, form: str, **problem: Any) -> dict[str, float]:
+        """Compiles one form; wall and processor seconds that it took."""
+        run, compile_it = trainer(bucket_of(**problem), form)
+        self._runs[form] = run
+        return timed(compile_it)
 
     def time(self, form: str) -> dict[str, float]:
         """Wall and processor seconds of all steps of all trials, batches included."""
-        cpu, wall = time.process_time(), time.perf_counter()
-        jax.block_until_ready(self._runs[form]())
-        return {
-            "secs": time.perf_counter() - wall,
-            "cpu_secs": time.process_time() - cpu,
-        }
+        return timed(self._runs[form])
+
+
+def timed(run: Callable[[], Any]) -> dict[str, float]:
+    """Wall and processor seconds until all of it is there."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    jax.block_until_ready(run())
+    return {
+        "secs": time.perf_counter() - wall,
+        "cpu_secs": time.process_time() - cpu,
+    }
 
 
 def bucket_of(
@@ -74,17 +78,15 @@ def bucket_of(
     )
 
 
-def trainer(bucket: Bucket, form: str) -> Callable[[], Any]:
-    """A function that trains all trials anew; compiled, and run once."""
-    static = static_of(bucket.task, bucket.width, bucket.trial_seed)
-    envs = train_envs(static.task)
-    pool = pool_of(static.stack, envs)
-    program = lane_program(static.model, bucket.algorithm, bucket.optimizer, len(envs))
+def trainer(bucket: Bucket, form: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """What trains all trials anew, and what compiles that beforehand."""
+    static, programs = compiled(bucket)
+    pool = static.pool
+    program = lane_program(
+        static.model, bucket.algorithm, bucket.optimizer, len(pool.inputs)
+    )
     settings = stacked_settings(bucket.trials)
     seeds = [seed_hash(bucket.trial_seed, trial.number) for trial in bucket.trials]
-    programs = lane_programs(
-        static.model, bucket.algorithm, bucket.optimizer, len(envs)
-    )
     starts = started(programs, settings, seeds, pool)
 
     def of_lane(tree: Any, lane: int) -> Any:
@@ -94,31 +96,48 @@ def trainer(bucket: Bucket, form: str) -> Callable[[], Any]:
     together = jax.jit(jax.vmap(program.advance, (0, 0, None, 0)))
     single = jax.jit(program.advance)
 
+    def order(several: Sequence[int]) -> jax.Array:
+        return orders(static.task, bucket, several, 0, bucket.num_steps)
+
     def all_lanes() -> Any:
-        index = orders(static.task, bucket, seeds, 0, bucket.num_steps)
-        return together(settings, starts, pool, index)
+        return together(settings, starts, pool, order(seeds))
 
     def one_by_one() -> Any:
-        ends = []
-        for seed, (own, start) in zip(seeds, alone, strict=True):
-            index = orders(static.task, bucket, [seed], 0, bucket.num_steps)[0]
-            ends.append(single(own, start, pool, index))
-        return ends
+        return [
+            single(own, start, pool, order([seed])[0])
+            for seed, (own, start) in zip(seeds, alone, strict=True)
+        ]
 
     def step_by_step() -> Any:
         ends = []
         for seed, (own, lane) in zip(seeds, alone, strict=True):
-            index = np.asarray(
-                orders(static.task, bucket, [seed], 0, bucket.num_steps)[0]
-            )
+            index = np.asarray(order([seed])[0])
             for step in range(bucket.num_steps):
-                lane, _ = single(own, lane, pool, index[step : step + 1])
-            ends.append(lane)
+                lane, segment = single(own, lane, pool, index[step : step + 1])
+            ends.append((lane, segment))
         return ends
 
-    runs = dict(zip(FORMS, (all_lanes, one_by_one, step_by_step), strict=True))
-    jax.block_until_ready(runs[form]())
-    return runs[form]
+    def own_programs() -> Any:
+        ends = []
+        for seed, (own, start) in zip(seeds, alone, strict=True):
+            constants = {name: float(x) for name, x in own.items()}
+            advance = jax.jit(functools.partial(program.advance, constants))
+            ends.append(advance(start, pool, order([seed])[0]))
+        return ends
+
+    def compile_single(steps: int) -> Any:
+        return single.lower(*alone[0], pool, order(seeds[:1])[0, :steps]).compile()
+
+    ways = {
+        "lanes": (
+            all_lanes,
+            lambda: together.lower(settings, starts, pool, order(seeds)).compile(),
+        ),
+        "alone": (one_by_one, lambda: compile_single(bucket.num_steps)),
+        "step by step": (step_by_step, lambda: compile_single(1)),
+        "own programs": (own_programs, lambda: None),
+    }
+    return ways[form]
 
 
 if __name__ == "__main__":

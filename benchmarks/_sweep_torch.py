@@ -56,13 +56,13 @@ class TorchSide:
     def forms(self) -> list[str]:
         return ["torch"]
 
-    def build(self, form: str, **problem: Any) -> float:
+    def build(self, form: str, **problem: Any) -> dict[str, float]:
         """Nothing is compiled."""
         self._problem = problem
         torch.manual_seed(0)
         self._images = torch.rand(ENVIRONMENTS, EXAMPLES, PIXELS)
         self._targets = torch.randint(CLASSES, (ENVIRONMENTS, EXAMPLES))
-        return 0.0
+        return {"secs": 0.0, "cpu_secs": 0.0}
 
     def time(self, form: str) -> dict[str, float]:
         cpu, wall = time.process_time(), time.perf_counter()

@@ -11,11 +11,16 @@ optimizer` does. Sides take turns for `--rounds` rounds; the first round warms u
   lanes         all trials in one program, `--steps` steps in one call
   alone         a trial after the other, each `--steps` steps in one call
   step by step  a trial after the other, each step a call, as the training loop has it
+  own programs  a trial after the other, each compiled anew with its settings as
+                constants, as jobs are that know nothing of each other; `us` has it all
   torch         a trial after the other, plain eager PyTorch
-  us            of one step of one trial: processor time with one thread, else wall
-                clock; median of the rounds (smallest)
+  us            of one step of one trial, median of the rounds (smallest)
   of lanes      over `lanes`, of the medians (of single rounds: smallest-largest)
-  compile s     tracing, lowering and compiling, with a cold cache
+  compile s     tracing, lowering and compiling before the first step, without a cache
+  sweep s       all of it: compilation, and all steps of all trials
+
+Times are of the processor with one thread, which a busy machine changes little, and by
+wall clock with two.
 """
 
 from __future__ import annotations
@@ -29,12 +34,12 @@ from pathlib import Path
 
 from _options import add_timing, at_least_one
 from _tables import ratio
-from _turns import asked, in_turns
+from _turns import Timing, asked, in_turns
 from _workers import Worker
 from train_step import busy_machine
 
 HERE = Path(__file__).parent
-HEADER = ("side", "us", "of lanes", "compile s")
+HEADER = ("side", "us", "of lanes", "compile s", "sweep s")
 LANES = "lanes"
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam")
 
@@ -54,7 +59,10 @@ def measure(
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(command)) for command in commands]
         sides = {form: w for w in workers for form in w.ask("forms")}
-        built = {f: w.ask("build", form=f, **problem) for f, w in sides.items()}
+        built = {
+            form: asked(worker.ask("build", form=form, **problem))
+            for form, worker in sides.items()
+        }
         timings = in_turns(
             list(sides),
             options.rounds,
@@ -66,16 +74,20 @@ def measure(
         form: [secs / count for secs in timing.by(options.threads)]
         for form, timing in timings.items()
     }
-    return seconds, built, versions
+    compile_secs = {
+        form: Timing([one.wall], [one.cpu]).by(options.threads)[0]
+        for form, one in built.items()
+    }
+    return seconds, compile_secs, versions
 
 
 def rows(
-    seconds: dict[str, list[float]], compile_secs: dict[str, float]
+    seconds: dict[str, list[float]], compile_secs: dict[str, float], steps: int
 ) -> list[list[str]]:
-    """One row for each side.
+    """One row for each side; `steps` are those of all trials.
 
-    >>> rows({"lanes": [1e-6], "torch": [5e-6]}, {"lanes": 2.0, "torch": 0.0})[1]
-    ['torch', '5.0 (5.0)', '5.00 (5.00-5.00)', '0.0']
+    >>> rows({"lanes": [1e-6], "torch": [5e-6]}, {"lanes": 2.0, "torch": 0.0}, 10**6)[1]
+    ['torch', '5.0 (5.0)', '5.00 (5.00-5.00)', '0.0', '5.0']
     """
     return [
         [
@@ -83,6 +95,7 @@ def rows(
             f"{1e6 * statistics.median(secs):.1f} ({1e6 * min(secs):.1f})",
             "-" if form == LANES else str(ratio(secs, seconds[LANES])),
             f"{compile_secs[form]:.1f}",
+            f"{compile_secs[form] + steps * statistics.median(secs):.1f}",
         ]
         for form, secs in seconds.items()
     ]
@@ -97,9 +110,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--optimizer", default="adam", choices=OPTIMIZERS)
     add("--algorithm", default="erm", choices=("erm", "irm"))
     add("--trials", type=at_least_one, default=20)
-    add("--steps", type=at_least_one, default=100)
+    add("--steps", type=at_least_one, default=600)
     add("--width", type=at_least_one, default=64)
-    add_timing(parser, rounds=5)
+    add_timing(parser, rounds=3)
     add("--peer-python", help="python of an environment with torch; none: no peer")
     return parser.parse_args(argv)
 
@@ -118,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{options.steps} steps, width {options.width}, {options.threads} thread(s), "
         f"{options.rounds} rounds\n"
     )
-    print(markdown_table(HEADER, rows(seconds, built)))
+    print(markdown_table(HEADER, rows(seconds, built, options.trials * options.steps)))
     return 0
 
 

@@ -2,6 +2,7 @@
 
   python -m jopt study optimizer --task=coloured_digits --trials=20
   python -m jopt study optimizer --size=full --task=rotated_mnist5k
+  python -m jopt study optimizer --task=genres
 
 Naganuma et al., 2023, arXiv 2211.08583, with more optimizers and on tasks whose data is
 in packages. Trials that differ in numbers alone are lanes of one compiled program.
@@ -24,7 +25,13 @@ from jopt.studies._experiment import Experiment
 from jopt.studies.domains._bucket import Bucket, run_bucket
 from jopt.studies.domains._levels import LEVELS
 from jopt.studies.domains._report import summarize
-from jopt.studies.domains._search import ALGORITHMS, SIZES, Wanted, buckets, names_of
+from jopt.studies.domains._search import (
+    ALGORITHMS,
+    SIZE_NAMES,
+    Wanted,
+    buckets,
+    names_of,
+)
 
 
 def configured(size: str, flags: Sequence[str]) -> tuple[Experiment, list[str]]:
@@ -62,5 +69,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--trials", type=int, default=0, help="of each algorithm and optimizer")
     add("--optimizers", type=names_of, default=(), help=", ".join(LEVELS))
     add("--algorithms", type=names_of, default=(), help=", ".join(ALGORITHMS))
-    add("--seed", type=int, default=0, help=f"sizes: {', '.join(SIZES)}")
+    add("--seed", type=int, default=0, help=f"sizes: {', '.join(SIZE_NAMES)}")
     return parser

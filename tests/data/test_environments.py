@@ -136,6 +136,9 @@ def test_shifts_are_shifts():
     ]
     batch = genres.envs[0].source.rows(np.array([0, 1]))
     np.testing.assert_array_equal(batch["inputs"][0, 1:], batch["targets"][0, :-1])
+    shares = np.bincount(everything(genres.envs[-1])["targets"].ravel()) / 1.0
+    shares = shares[shares > 0] / shares.sum()
+    assert genres.chance == pytest.approx(-(shares * np.log2(shares)).sum(), abs=0.05)
 
 
 def test_two_collections_and_five_thousand_digits():

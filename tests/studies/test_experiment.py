@@ -104,7 +104,9 @@ def test_a_figure_needs_matplotlib(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["spec_sign_synthetic", "random_features"])
+@pytest.mark.parametrize(
+    "name", ["spec_sign_synthetic", "random_features", "optimizer"]
+)
 def test_a_killed_study_goes_on(name, tmp_path):
     def command(folder):
         study = [sys.executable, "-m", "jopt", "study", name, "--size=smoke"]

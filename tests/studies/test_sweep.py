@@ -95,6 +95,29 @@ class Sweep:
             for job, records in self.runs().items()
         }
 
+    def outcomes(self) -> dict[str, tuple]:
+        """How every run ended, and what it said of steps; of repeated ones the last."""
+
+        def by_step(records: list[dict], metric: str) -> dict[int, float]:
+            return {r["step"]: r[metric] for r in records if metric in r}
+
+        return {
+            job: (
+                json.loads((self.folder / job / "status.json").read_text())["state"],
+                *(by_step(rs, f"train/{name}") for name in ("loss", "grad_norm")),
+                by_step(rs, "eval/bits_per_byte"),
+            )
+            for job, rs in self.runs().items()
+        }
+
+    def saved(self) -> dict[str, int]:
+        """The last step from which each run can go on, if there is one."""
+        steps: dict[str, int] = {}
+        for path in self.folder.glob("*/checkpoints/[0-9]*/manifest.json"):
+            job, step = path.parts[-4], int(path.parts[-2])
+            steps[job] = max(step, steps.get(job, 0))
+        return steps
+
     def jobs(self) -> list[dict]:
         return json.loads((self.folder / "sweep.json").read_text())["jobs"]
 
@@ -174,6 +197,36 @@ def test_a_killed_sweep_goes_on_in_two_processes_and_no_job_runs_twice(sweep, ca
     assert main([*args, "--limit=1"]) == 2
     assert "holds another sweep: trial 1 of arm good" in capsys.readouterr().err
     assert sweep.starts() == starts
+
+
+@pytest.mark.slow
+def test_four_runs_killed_at_once_end_as_in_an_unbroken_sweep(
+    sweep, tmp_path, text, sharing
+):
+    """Kill -9 of the sweep and of all its runs; then the same command again."""
+    (tmp_path / "unbroken").mkdir()
+    unbroken = Sweep(tmp_path / "unbroken", text, sharing)
+    for one in (sweep, unbroken):
+        one.small.update({"train.steps": 1000, "checkpoint.every_steps": 50})
+        one.write(trials=2, good=(0.01, 0.003), bad=(0.02, 0.001), seeds=())
+    killed = sweep.start("--workers=4")
+    sweep.wait_for(killed, lambda: len(sweep.saved()) == 4)
+    locks = [json.loads(p.read_text()) for p in sweep.folder.glob("queue/*.lock")]
+    assert len(locks) == 4, "all of them are at it"
+    for pid in (killed.pid, *(lock["job_pid"] for lock in locks)):
+        os.kill(pid, signal.SIGKILL)
+    killed.communicate()
+    saved = sweep.saved()
+
+    for one in (sweep, unbroken):
+        again = one.start("--workers=4")
+        out, _ = again.communicate(timeout=300)
+        assert again.returncode == 0, out
+    assert sweep.jobs() == unbroken.jobs()
+    assert sweep.outcomes() == unbroken.outcomes()
+    assert len(sweep.outcomes()) == 4
+    assert unbroken.starts() == {job: [0] for job in saved}
+    assert sweep.starts() == {job: [0, step] for job, step in saved.items()}
 
 
 @pytest.mark.faults

@@ -16,6 +16,7 @@ from jopt.errors import DataError
 # B rows; T targets of a row; N windows.
 
 VOCABULARY = 256
+BYTES_ENTROPY = 4.765  # bits of a byte of the plays by the frequencies alone
 CLASSES = tuple(map(str, range(VOCABULARY)))
 
 
@@ -108,4 +109,5 @@ def genres_task(name: str, *, seq_len: int = 128) -> DomainTask:
         VOCABULARY,
         metric="bits_per_byte",
         default_test_envs=(len(envs) - 1,),
+        chance=BYTES_ENTROPY,
     )

@@ -86,8 +86,8 @@ class DomainTask:
             `bits_per_byte`, smaller is.
         default_test_envs: never trained on, unless a study names others.
         num_steps, eval_every: of a run.
-        chance: ID accuracy up to which a run has learnt nothing and is left out of
-            analyses; 0 keeps all.
+        chance: what a run is judged by where it has learnt nothing and is left out of
+            analyses; an accuracy of 0 keeps all.
     """
 
     name: str

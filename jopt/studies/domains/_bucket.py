@@ -4,27 +4,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.data.environments import DomainTask, load_task, seed_hash
-from jopt.models import Model, mlp
+from jopt.data.environments import DomainTask, seed_hash
 from jopt.studies._experiment import Row
-from jopt.studies.domains._evaluation import (
-    FIGURES,
-    PARTS,
-    Stack,
-    evaluator,
-    stacked,
-)
+from jopt.studies.domains._evaluation import FIGURES, PARTS
 from jopt.studies.domains._lanes import (
     Lane,
     LaneProgram,
@@ -32,6 +23,7 @@ from jopt.studies.domains._lanes import (
     Segment,
     lane_programs,
 )
+from jopt.studies.domains._static import Static, static_of, train_envs
 from jopt.studies.sweeps._identity import job_id
 
 
@@ -54,11 +46,13 @@ class Bucket(NamedTuple):
         task: a key of `jopt.data.environments.TASKS`.
         algorithm, optimizer: names.
         batch_size: B, rows of each training environment in a step.
-        width: of both hidden layers of the perceptron.
+        width: of the model.
         num_steps, eval_every: of every trial.
         trial_seed: of the parts of the environments; with a trial's number, of its
             initial parameters and of its order of examples, whatever the algorithm and
             the optimizer are.
+        evaluated: at most so many examples of each part of an environment are
+            evaluated, the same for all trials of a trial seed; 0: all.
         trials: with the same names of settings.
     """
 
@@ -70,16 +64,8 @@ class Bucket(NamedTuple):
     num_steps: int
     eval_every: int
     trial_seed: int
+    evaluated: int
     trials: tuple[Trial, ...]
-
-
-class Static(NamedTuple):
-    """What buckets of a task have in common, made once."""
-
-    task: DomainTask
-    model: Model
-    stack: Stack
-    evaluate: Any
 
 
 def run_bucket(bucket: Bucket) -> list[Row]:
@@ -104,21 +90,24 @@ def _evaluations(
     bucket: Bucket,
 ) -> Iterator[tuple[int, Segment, dict[str, np.ndarray]]]:
     """Step, what its segment says (L,), and figures (L, E), one by one."""
-    static = static_of(bucket.task, bucket.width, bucket.trial_seed)
-    envs = train_envs(static.task)
-    pool = pool_of(static.stack, envs)
-    programs = lane_programs(
-        static.model, bucket.algorithm, bucket.optimizer, len(envs)
-    )
+    static, programs = compiled(bucket)
     settings = stacked_settings(bucket.trials)
     seeds = [seed_hash(bucket.trial_seed, trial.number) for trial in bucket.trials]
-    lanes = started(programs, settings, seeds, pool)
+    lanes = started(programs, settings, seeds, static.pool)
     steps = evaluation_steps(bucket.num_steps, bucket.eval_every)
     for begin, end in itertools.pairwise([0, *steps]):
         index = orders(static.task, bucket, seeds, begin, end)
-        lanes, segment = programs.advance(settings, lanes, pool, index)
+        lanes, segment = programs.advance(settings, lanes, static.pool, index)
         found = static.evaluate(lanes.params, lanes.model_state, static.stack)
         yield end, *jax.tree.map(np.asarray, (segment, found))
+
+
+def compiled(bucket: Bucket) -> tuple[Static, LaneProgram]:
+    """What trains the lanes of a bucket."""
+    static = static_of(bucket.task, bucket.width, bucket.trial_seed, bucket.evaluated)
+    count = len(train_envs(static.task))
+    programs = lane_programs(static.model, bucket.algorithm, bucket.optimizer, count)
+    return static, programs
 
 
 def started(
@@ -154,12 +143,6 @@ def stacked_settings(trials: Sequence[Trial]) -> dict[str, jax.Array]:
     }
 
 
-def pool_of(stack: Stack, envs: Sequence[int]) -> Pool:
-    """The examples of some environments."""
-    chosen = np.array(envs)
-    return Pool(stack.inputs[chosen], stack.targets[chosen])
-
-
 def orders(
     task: DomainTask, bucket: Bucket, seeds: Sequence[int], begin: int, end: int
 ) -> jax.Array:
@@ -182,34 +165,6 @@ def orders(
     index_LEN = np.stack([of_lane(seed) for seed in seeds])
     index_LESB = index_LEN.reshape(*index_LEN.shape[:2], steps, rows)
     return jnp.asarray(index_LESB.swapaxes(1, 2), jnp.int32)
-
-
-def train_envs(task: DomainTask) -> list[int]:
-    """Numbers of the environments that are trained on."""
-    return [e for e in range(len(task.envs)) if e not in task.default_test_envs]
-
-
-@functools.lru_cache(maxsize=1)
-def static_of(name: str, width: int, trial_seed: int) -> Static:
-    """The task, its examples, the model and the compiled evaluation, kept."""
-    task = load_task(name)
-    model = mlp(
-        {
-            "input_dim": math.prod(task.input_shape),
-            "hidden_dim": width,
-            "num_classes": task.num_classes,
-        }
-    )
-    evaluate = evaluator(model)
-
-    @jax.jit
-    def of_lanes(params: Any, model_state: Any, stack: Stack) -> dict[str, jax.Array]:
-        # One lane after the other: activations of all examples of all lanes are many.
-        return jax.lax.map(
-            lambda lane: evaluate(lane[0], lane[1], stack), (params, model_state)
-        )
-
-    return Static(task, model, stacked(task, trial_seed), of_lanes)
 
 
 def _record(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jopt.data._stream import filled
 from jopt.data.environments import DomainTask
 from jopt.models import Model
 from jopt.objectives.calibration import (
@@ -30,7 +31,8 @@ class Stack(NamedTuple):
     """All environments of a task as arrays (E, N, ...).
 
     Attributes:
-        inputs, targets: zeros where an environment has fewer than N.
+        inputs, targets: zeros where an environment has fewer than N; targets of a text
+            have an axis of positions, (E, N, T).
         masks: by part, 1 where an example is in it.
     """
 
@@ -39,18 +41,29 @@ class Stack(NamedTuple):
     masks: dict[str, jax.Array]
 
 
-def stacked(task: DomainTask, trial_seed: int) -> Stack:
-    """The examples of a task and their parts, in memory."""
-    sizes = [env.source.size for env in task.envs]
-    batches = [env.source.rows(np.arange(env.source.size)) for env in task.envs]
-    masks = {name: np.zeros((len(sizes), max(sizes)), np.float32) for name in PARTS}
-    for e, parts in enumerate(task.parts(trial_seed)):
-        for name, part in zip(PARTS, parts, strict=True):
-            masks[name][e, part.index] = 1
+def stacked(task: DomainTask, trial_seed: int, most: int | None = None) -> Stack:
+    """The examples of a task and their parts, in memory.
+
+    Args:
+        most: of each part of each environment, which are in a random order.
+    """
+    chosen = [[part.index[:most] for part in parts] for parts in task.parts(trial_seed)]
+    longest = max(sum(map(len, own)) for own in chosen)
+    batches = [
+        filled(env.source.rows(np.concatenate(own)), longest)
+        for env, own in zip(task.envs, chosen, strict=True)
+    ]
+    masks = np.zeros((len(PARTS), len(chosen), longest), np.float32)
+    for e, (inside, outside) in enumerate(map(len, own) for own in chosen):
+        masks[0, e, :inside] = masks[1, e, inside : inside + outside] = 1
+
+    def of_all(name: str) -> jax.Array:
+        return jnp.asarray(np.stack([batch[name] for batch in batches]))
+
     return Stack(
-        inputs=_filled([batch["inputs"] for batch in batches]),
-        targets=_filled([batch["targets"] for batch in batches]),
-        masks={name: jnp.asarray(mask) for name, mask in masks.items()},
+        inputs=of_all("inputs"),
+        targets=of_all("targets"),
+        masks=dict(zip(PARTS, jnp.asarray(masks), strict=True)),
     )
 
 
@@ -59,7 +72,8 @@ def evaluator(
 ) -> Callable[[Any, Any, Stack], dict[str, jax.Array]]:
     """`evaluate(params, model_state, stack)`: figure by name of part, (E,) each.
 
-    Names are `in_acc`, `in_ece` and so on; ECE has `bins` bins of equal width.
+    Names are `in_acc`, `in_ece` and so on; ECE has `bins` bins of equal width, `nll` is
+    in nats. Each position of a text counts as an example.
     """
 
     def of_part(
@@ -83,25 +97,18 @@ def evaluator(
                 key=None,
                 train=False,
             )
-            logits = logits.astype(jnp.float32)
+            logits = logits.astype(jnp.float32).reshape(-1, logits.shape[-1])
+            positions = targets.size // len(targets)
+            found = {
+                part: of_part(logits, targets.ravel(), jnp.repeat(mask, positions))
+                for part, mask in masks.items()
+            }
             return {
                 f"{part}_{figure}": value
-                for part, mask in masks.items()
-                for figure, value in zip(
-                    FIGURES, of_part(logits, targets, mask), strict=True
-                )
+                for part, own in found.items()
+                for figure, value in zip(FIGURES, own, strict=True)
             }
 
         return jax.lax.map(of_environment, tuple(stack))
 
     return evaluate
-
-
-def _filled(arrays: list[np.ndarray]) -> jax.Array:
-    longest = max(map(len, arrays))
-    return jnp.stack(
-        [
-            np.pad(x, [(0, longest - len(x))] + [(0, 0)] * (x.ndim - 1))
-            for x in map(np.asarray, arrays)
-        ]
-    )

@@ -28,7 +28,10 @@ Settings = Mapping[str, Any]
 
 
 class Pool(NamedTuple):
-    """All examples of the training environments; (E, N, ...), filled up with zeros."""
+    """All examples of the training environments; (E, N, ...), filled up with zeros.
+
+    Targets of images are (E, N), of text (E, N, T).
+    """
 
     inputs: jax.Array
     targets: jax.Array
@@ -148,12 +151,12 @@ def lane_programs(
 
 def _batch(pool: Pool, index_EB: jax.Array) -> dict[str, jax.Array]:
     env_E1 = jnp.arange(len(index_EB))[:, None]
-    shape = index_EB.shape
+    targets = pool.targets[env_E1, index_EB]
     return {
         "inputs": pool.inputs[env_E1, index_EB],
-        "targets": pool.targets[env_E1, index_EB],
-        "mask": jnp.ones(shape, jnp.float32),
-        "domain": jnp.broadcast_to(env_E1, shape),
+        "targets": targets,
+        "mask": jnp.ones(targets.shape, jnp.float32),
+        "domain": jnp.broadcast_to(env_E1, index_EB.shape),
     }
 
 

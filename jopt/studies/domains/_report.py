@@ -18,29 +18,34 @@ from jopt.reporting import (
 )
 from jopt.studies._experiment import Row, Summary
 from jopt.studies.domains._analyses import (
-    Models,
-    Table,
     bins,
     budgets,
-    conditional,
     filtered,
     lines,
     patterns,
     top_ten,
 )
+from jopt.studies.domains._conditional import conditional
 from jopt.studies.domains._figures import bars, boxes, budget_curves, scatter
-from jopt.studies.domains._models import fitted_models
+from jopt.studies.domains._metrics import Metric, metric_of
+from jopt.studies.domains._models import (
+    ERRORS,
+    QUANTITIES,
+    Models,
+    fitted_models,
+)
+from jopt.studies.domains._tables import Table
 
-_STYLE = "max-width:100%;background:#fff"
 Figures = dict[str, Callable[[Path], None]]
+ANALYSES = (filtered, top_ten, lines, bins, budgets, patterns, conditional)
 
 
 def summarize(task: DomainTask, rows: Sequence[Row]) -> Summary:
     """All analyses of the records of a study."""
-    models = fitted_models(task, rows)
-    tables = analyses(models, task.chance)
-    figures = figures_of(models, task.chance)
-    text = "\n\n".join([_introduction(task, models), *map(_markdown, tables)])
+    metric, models = metric_of(task), fitted_models(task, rows)
+    tables = [analysis(models, metric) for analysis in ANALYSES]
+    figures = figures_of(models, metric)
+    text = "\n\n".join([_introduction(task, metric, models), *map(_markdown, tables)])
 
     def more(folder: Path) -> None:
         for name in ("tables", "figures"):
@@ -50,70 +55,55 @@ def summarize(task: DomainTask, rows: Sequence[Row]) -> Summary:
         if has_matplotlib():
             for name, draw in figures.items():
                 draw(folder / f"figures/{name}.svg")
-        write_text(folder / "report.html", _page(task, models, tables, folder))
+        title = f"Optimizers out of distribution: {task.name}"
+        introduction = _introduction(task, metric, models)
+        write_text(folder / "report.html", _page(title, introduction, tables, folder))
 
-    return Summary(text, _model_rows(models), lambda path: scatter(models, path), more)
-
-
-def analyses(models: Models, chance: float) -> list[Table]:
-    """A1 to A7, in this order."""
-    return [
-        filtered(models, chance),
-        top_ten(models),
-        lines(models, chance),
-        bins(models),
-        budgets(models),
-        patterns(models, chance),
-        conditional(models, chance),
-    ]
+    return Summary(text, _model_rows(models, metric), figures["a3_lines"], more)
 
 
-def figures_of(models: Models, chance: float) -> Figures:
+def figures_of(models: Models, metric: Metric) -> Figures:
     """What draws each figure, by the name of its analysis."""
     return {
-        "a1_filtered": lambda path: boxes(models, chance, path),
-        "a2_top": lambda path: boxes(models, None, path),
-        "a3_lines": lambda path: scatter(models, path),
-        "a4_bins": lambda path: bars(models, path),
-        "a5_budget": lambda path: budget_curves(models, path),
+        "a1_filtered": lambda path: boxes(models, metric, False, path),
+        "a2_top": lambda path: boxes(models, metric, True, path),
+        "a3_lines": lambda path: scatter(models, metric, path),
+        "a4_bins": lambda path: bars(models, metric, path),
+        "a5_budget": lambda path: budget_curves(models, metric, path),
     }
 
 
-def _introduction(task: DomainTask, models: Models) -> str:
+def _introduction(task: DomainTask, metric: Metric, models: Models) -> str:
     tests = ", ".join(task.envs[e].name for e in task.default_test_envs)
     trained = [
         env.name for e, env in enumerate(task.envs) if e not in task.default_test_envs
     ]
     count = sum(map(len, models.values()))
+    better = "higher" if metric.sign > 0 else "lower"
     return (
         f"{task.name}: {count} models, trained on {', '.join(trained)}, test on "
-        f"{tests}. ID accuracy is that on held-out examples of the training "
-        "environments, OOD accuracy that on the test environments."
+        f"{tests}. ID {metric.word} is that on held-out examples of the training "
+        f"environments, OOD {metric.word} that on the test environments; {better} is "
+        "better, and gap is by how much OOD is worse."
     )
 
 
 def _markdown(table: Table) -> str:
-    body = markdown_table(table.header, table.printed)
-    return f"## {table.title}\n\n{table.note}\n\n{body}"
+    return f"## {table.title}\n\n{table.note}\n\n{markdown_table(*table.printed)}"
 
 
 def _csv(table: Table) -> str:
     return csv_text([dict(zip(table.header, row, strict=True)) for row in table.rows])
 
 
-def _page(
-    task: DomainTask, models: Models, tables: Sequence[Table], folder: Path
-) -> str:
-    title = f"Optimizers out of distribution: {task.name}"
-    parts = [
-        f"<header><h1>{escape(title)}</h1>"
-        f"<p>{escape(_introduction(task, models))}</p></header><main>"
-    ]
+def _page(title: str, text: str, tables: Sequence[Table], folder: Path) -> str:
+    parts = [f"<header><h1>{escape(title)}</h1><p>{escape(text)}</p></header><main>"]
     for table in tables:
+        header, rows = table.printed
         parts.append(f"<section><h2>{escape(table.title)}</h2>")
         parts.append(f"<p class='quiet'>{escape(table.note)}</p>")
         parts.append(_image(folder / f"figures/{table.name}.svg", table.title))
-        parts.append(html_table(table.printed, table.header))
+        parts.append(html_table(rows, header))
         parts.append("</section>")
     return page(title, "".join([*parts, "</main>"]))
 
@@ -130,8 +120,9 @@ def _image(path: Path, title: str) -> str:
     )
 
 
-def _model_rows(models: Models) -> list[Row]:
+def _model_rows(models: Models, metric: Metric) -> list[Row]:
     """A line for each model, in full."""
+    columns = dict(zip(QUANTITIES, metric.columns, strict=True)) | ERRORS
     return [
         {
             "algorithm": model.cell[0],
@@ -139,13 +130,7 @@ def _model_rows(models: Models) -> list[Row]:
             "trial": model.trial,
             "step": model.step,
             "diverged": int(model.diverged),
-            **{
-                name: f"{getattr(model, name):.6g}"
-                for name in (
-                    *("train_acc", "avg_val_acc", "avg_test_acc", "gap"),
-                    *("avg_val_ece", "avg_test_ece"),
-                )
-            },
+            **{name: f"{getattr(model, own):.6g}" for own, name in columns.items()},
         }
         for found in models.values()
         for model in found

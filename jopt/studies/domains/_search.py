@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jopt.data.environments import DomainTask
-from jopt.errors import ConfigError, check_choice
-from jopt.studies.domains._bucket import Bucket, Trial, train_envs
+from jopt.errors import check_choice
+from jopt.studies.domains._bucket import Bucket, Trial
 from jopt.studies.domains._levels import LEVELS, resolved
+from jopt.studies.domains._metrics import METRICS
+from jopt.studies.domains._static import train_envs
 from jopt.studies.sweeps._algorithm_spaces import algorithm_space
 from jopt.studies.sweeps._samplers import sample
 from jopt.studies.sweeps._space import Dist, choice
 
 ALGORITHMS = ("erm", "irm")
-PUBLISHED = ("sgd", "momentum", "nesterov", "rmsprop", "adam")
 DIGITS = 6  # significant ones of a setting
 LANES = 20  # of a bucket, at most: what is lost when a process is killed
 
@@ -25,9 +26,10 @@ class Size(NamedTuple):
     Attributes:
         trials: of each algorithm and optimizer.
         batch_sizes: rows of each training environment; each is a program of its own.
-        width: of the perceptron.
+        width: of the model.
         num_steps, eval_every: of a trial; None: the task's.
         optimizers: keys of `LEVELS`.
+        evaluated: as in `Bucket`.
     """
 
     trials: int
@@ -36,13 +38,24 @@ class Size(NamedTuple):
     num_steps: int | None = None
     eval_every: int | None = None
     optimizers: tuple[str, ...] = tuple(LEVELS)
+    evaluated: int = 0
 
 
+TEXT_LEVELS = ("momentum", "adam", "muon", "signum")
+# By what a task is judged by: images, then text.
 SIZES = {
-    "smoke": Size(4, (16,), 8, 20, 10, ("sgd", "adam")),
-    "default": Size(20),
-    "full": Size(60, (16, 64, 256), 64, 5001, 100),
+    "accuracy": {
+        "smoke": Size(4, (16,), 8, 20, 10, ("sgd", "adam")),
+        "default": Size(20),
+        "full": Size(60, (16, 64, 256), 64, 5001, 100),
+    },
+    "bits_per_byte": {
+        "smoke": Size(3, (2,), 8, 10, 5, ("sgd", "adam"), evaluated=4),
+        "default": Size(20, (2,), 32, 500, 250, TEXT_LEVELS, evaluated=16),
+        "full": Size(20, (8,), 96, 500, 100, evaluated=128),
+    },
 }
+SIZE_NAMES = tuple(SIZES["accuracy"])
 
 
 class Wanted(NamedTuple):
@@ -50,7 +63,7 @@ class Wanted(NamedTuple):
 
     Attributes:
         task: a key of `jopt.data.environments.TASKS`.
-        size: a key of `SIZES`.
+        size: one of `SIZE_NAMES`.
         trials: 0 for those of the size.
         optimizers, algorithms: keys; none for those of the size, and `ALGORITHMS`.
         seed: of the search and of the parts of the environments.
@@ -67,21 +80,17 @@ class Wanted(NamedTuple):
 def buckets(wanted: Wanted, task: DomainTask) -> dict[str, Bucket]:
     """The buckets of a study by name, the same every time.
 
-    Fails: `ConfigError` for an unknown name, and for a task that is not about accuracy.
+    Fails: `ConfigError` for an unknown name.
     """
-    check_choice("size", wanted.size, SIZES)
-    size = SIZES[wanted.size]
+    check_choice("size", wanted.size, SIZE_NAMES)
+    check_choice("metric", task.metric, METRICS)
+    size = SIZES[task.metric][wanted.size]
     optimizers = wanted.optimizers or size.optimizers
     algorithms = wanted.algorithms or ALGORITHMS
     for optimizer in optimizers:
         check_choice("optimizer", optimizer, LEVELS)
     for algorithm in algorithms:
         check_choice("algorithm", algorithm, ALGORITHMS)
-    if task.metric != "accuracy":
-        raise ConfigError(
-            f"task {task.name} is judged by {task.metric}, and this study is about "
-            "accuracy; choose a task of images"
-        )
     found: dict[str, Bucket] = {}
     for algorithm in algorithms:
         for optimizer in optimizers:
@@ -115,6 +124,7 @@ def _cell(
             steps,
             size.eval_every or task.eval_every,
             wanted.seed,
+            size.evaluated,
             tuple(trials[begin : begin + LANES]),
         )
         for batch_size, trials in sorted(by_batch.items())
