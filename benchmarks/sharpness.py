@@ -5,10 +5,10 @@
   python benchmarks/sharpness.py --part=pairs
 
 Tasks: `text` is the model of `configs/muon_lm.py:micro` and `text-tiny` that of its
-size `tiny`, `image` that of `configs/images.py:cnn,mnist5k`; batches are random, since the time does not depend on
-them. All programs of a task are in one process and take turns of five steps (a period
-of LookSAM), `--rounds` times, in an order that moves on by one each round; the first
-round warms up.
+size `tiny`, `image` that of `configs/images.py:cnn,mnist5k`; batches are random, since
+the time does not depend on them. All programs of a task are in one process and take
+turns of five steps (a period of LookSAM), `--rounds` times, in an order that moves on
+by one each round; the first round warms up.
 
 Part `steps`: the training step as `train.py` runs it, SGD under every member, and the
 optimizers that set their own step size:
