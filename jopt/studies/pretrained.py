@@ -1,0 +1,138 @@
+"""The pre-trained model as a factor of accuracy and calibration out of distribution.
+
+  python -m jopt study pretrained
+  python -m jopt study pretrained --size=full --task=coloured_mnist5k
+  python -m jopt study pretrained --weights=cnn_16:mine.safetensors
+
+Naganuma et al., 2025, arXiv 2307.08187, with a pool of small models that are trained
+here, from data in packages: three families by width, by number of images and by recipe.
+Each is fine-tuned on the training environments of a task and judged on its last one.
+
+POOL/NAME/           a model: weights and card; another study takes it from there
+FOLDER/rows.csv      a line for each evaluation of each run
+FOLDER/tables/       each analysis as CSV
+FOLDER/figures/      each figure, with matplotlib
+FOLDER/report.html   all of it on one page that opens offline
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jopt.errors import ConfigError, DataError, check_choice
+from jopt.studies._experiment import Experiment
+from jopt.studies.domains._search import names_of
+from jopt.studies.model_pool._architectures import FAMILIES
+from jopt.studies.model_pool._data import TASKS, chosen_test_env, load_halves
+from jopt.studies.model_pool._members import (
+    SIZES,
+    Checkpoint,
+    Size,
+    checkpoints,
+)
+from jopt.studies.model_pool._report import summarize
+from jopt.studies.model_pool._rows import Chunk, compute
+from jopt.studies.model_pool._user_weights import (
+    UserWeights,
+    parse_weights,
+    user_member,
+)
+from jopt.weights import Rule, rules_from
+
+
+def configured(size: str, flags: Sequence[str]) -> tuple[Experiment, list[str]]:
+    """The study that these flags ask for, and the flags that are not its own.
+
+    Fails: `ConfigError` for an unknown name, for a file of `--weights` that does not
+    hold its architecture, and where the images are not there, with the command.
+
+    >>> experiment, rest = configured("smoke", ["--dry_run"])
+    >>> list(experiment.chunks("smoke")), rest  # doctest: +NORMALIZE_WHITESPACE
+    (['mlp_8-100-none-momentum', 'mlp_16-30-none-momentum',
+      'mlp_16-100-none-momentum', 'mlp_16-100-sam-momentum'], ['--dry_run'])
+    """
+    args, rest = _parser().parse_known_args(flags)
+    check_choice("size", size, SIZES)
+    wanted = _wanted(SIZES[size], args)
+    try:
+        task = load_halves(wanted.task, args.seed).task
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    test_env = chosen_test_env(task, args.test_env)
+    own = [parse_weights(text, _rules(args.names)) for text in args.weights]
+    for given in own:  # says what is wrong before anything is started
+        user_member(given, task.input_shape, task.num_classes)
+    command = f"python -m jopt study pretrained --size={size} --task={wanted.task}"
+    make = partial(
+        Chunk,
+        task=wanted.task,
+        test_env=test_env,
+        seed=args.seed,
+        pool=str(args.pool),
+        command=f"{command} --seed={args.seed}",
+    )
+
+    def chunks(size: str) -> Mapping[str, Chunk]:
+        del size
+        return _chunks(wanted, own, make)
+
+    judged = partial(summarize, task=task, test_env=test_env)
+    return Experiment(chunks, compute, judged), rest
+
+
+def _wanted(size: Size, args: argparse.Namespace) -> Size:
+    """The size with what was asked for in its place."""
+    task = args.task or size.task
+    check_choice("task", task, TASKS)
+    for family in args.families:
+        check_choice("family", family, size.widths)
+    for optimizer in args.optimizers:
+        check_choice("optimizer", optimizer, size.protocols)
+    widths = {name: size.widths[name] for name in args.families or size.widths}
+    optimizers = args.optimizers or size.optimizers
+    return size._replace(task=task, widths=widths, optimizers=optimizers)
+
+
+def _chunks(wanted: Size, own: Sequence[UserWeights], make: Any) -> dict[str, Chunk]:
+    models = checkpoints(wanted)
+    for given in own:
+        name = f"own-{given.architecture}-{given.sha256[:8]}"
+        models[name] = Checkpoint(given, None)
+    return {
+        f"{name}-{optimizer}": make(checkpoint, wanted.protocols[optimizer])
+        for optimizer in wanted.optimizers
+        for name, checkpoint in models.items()
+    }
+
+
+def _rules(path: Path | None) -> Sequence[Rule]:
+    """The rules of names in a JSON file.
+
+    Fails: `ConfigError` that names the file.
+    """
+    if path is None:
+        return ()
+    try:
+        tables = json.loads(path.read_text(encoding="utf-8"))
+        return rules_from(tables)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--names={path}: {error}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add = parser.add_argument
+    add("--task", default="", help=f"one of {', '.join(TASKS)}")
+    add("--test_env", type=int, help="number of the test environment; the last one")
+    add("--families", type=names_of, default=(), help=", ".join(FAMILIES))
+    add("--optimizers", type=names_of, default=(), help="momentum, adamw")
+    add("--pool", type=Path, default=Path("runs/pool"), help="folder of the models")
+    add("--weights", action="append", default=[], help="ARCHITECTURE:FILE, repeatable")
+    add("--names", type=Path, help="JSON: rules from the names of torch in these files")
+    add("--seed", type=int, default=0, help="of the two halves of the images")
+    return parser
