@@ -3,6 +3,8 @@
   python -m jopt study pretrained
   python -m jopt study pretrained --size=full --task=coloured_mnist5k
   python -m jopt study pretrained --weights=cnn_16:mine.safetensors
+  python -m jopt study pretrained --size=full --task=PACS --data_root=PACS \\
+      --weights=resnet_50:resnet50.safetensors --weights=vit16_384:vits.safetensors
 
 Naganuma et al., 2025, arXiv 2307.08187, with a pool of small models that are trained
 here, from data in packages: three families by width, by number of images and by recipe.
@@ -22,13 +24,18 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from jopt.data.environments import DomainTask
 from jopt.errors import ConfigError, DataError, check_choice
+from jopt.reporting import markdown_table
 from jopt.studies._experiment import Experiment
 from jopt.studies.domains._search import names_of
-from jopt.studies.model_pool._architectures import FAMILIES
-from jopt.studies.model_pool._data import TASKS, chosen_test_env, load_halves
+from jopt.studies.model_pool._architectures import (
+    build,
+    feature_dim,
+    num_params,
+)
+from jopt.studies.model_pool._data import TASKS, chosen_test_env
 from jopt.studies.model_pool._members import (
     SIZES,
     Checkpoint,
@@ -36,7 +43,7 @@ from jopt.studies.model_pool._members import (
     checkpoints,
 )
 from jopt.studies.model_pool._report import summarize
-from jopt.studies.model_pool._rows import Chunk, compute
+from jopt.studies.model_pool._rows import Chunk, compute, task_of
 from jopt.studies.model_pool._user_weights import (
     UserWeights,
     parse_weights,
@@ -48,66 +55,111 @@ from jopt.weights import Rule, rules_from
 def configured(size: str, flags: Sequence[str]) -> tuple[Experiment, list[str]]:
     """The study that these flags ask for, and the flags that are not its own.
 
+    With `--dry_run` the models are listed, with their parameters.
+
     Fails: `ConfigError` for an unknown name, for a file of `--weights` that does not
     hold its architecture, and where the images are not there, with the command.
 
-    >>> experiment, rest = configured("smoke", ["--dry_run"])
+    >>> experiment, rest = configured("smoke", ["--optimizers=adamw"])
     >>> list(experiment.chunks("smoke")), rest  # doctest: +NORMALIZE_WHITESPACE
-    (['mlp_8-100-none-momentum', 'mlp_16-30-none-momentum',
-      'mlp_16-100-none-momentum', 'mlp_16-100-sam-momentum'], ['--dry_run'])
+    (['mlp_8-100-none-adamw', 'mlp_16-30-none-adamw', 'mlp_16-100-none-adamw',
+      'mlp_16-100-sam-adamw'], [])
     """
     args, rest = _parser().parse_known_args(flags)
     check_choice("size", size, SIZES)
     wanted = _wanted(SIZES[size], args)
+    own = [parse_weights(text, _rules(args.names)) for text in args.weights]
+    chunks = _chunks(size, wanted, own, args)
     try:
-        task = load_halves(wanted.task, args.seed).task
+        task = task_of(next(iter(chunks.values())))
     except DataError as error:
         raise ConfigError(str(error)) from error
     test_env = chosen_test_env(task, args.test_env)
-    own = [parse_weights(text, _rules(args.names)) for text in args.weights]
+    chunks = {name: x._replace(test_env=test_env) for name, x in chunks.items()}
     for given in own:  # says what is wrong before anything is started
         user_member(given, task.input_shape, task.num_classes)
-    command = f"python -m jopt study pretrained --size={size} --task={wanted.task}"
-    make = partial(
-        Chunk,
-        task=wanted.task,
-        test_env=test_env,
-        seed=args.seed,
-        pool=str(args.pool),
-        command=f"{command} --seed={args.seed}",
-    )
-
-    def chunks(size: str) -> Mapping[str, Chunk]:
-        del size
-        return _chunks(wanted, own, make)
-
+    if "--dry_run" in rest:
+        print(_listed(chunks, task))
     judged = partial(summarize, task=task, test_env=test_env)
-    return Experiment(chunks, compute, judged), rest
+    return Experiment(lambda size: chunks, compute, judged), rest
 
 
 def _wanted(size: Size, args: argparse.Namespace) -> Size:
     """The size with what was asked for in its place."""
-    task = args.task or size.task
-    check_choice("task", task, TASKS)
+    if args.data_root and not args.weights:
+        raise ConfigError(
+            "--data_root: nothing is pre-trained for images in folders; give models "
+            "with --weights=ARCHITECTURE:FILE"
+        )
+    task = args.task or ("folders" if args.data_root else size.task)
+    if not args.data_root:
+        check_choice("task", task, TASKS)
     for family in args.families:
         check_choice("family", family, size.widths)
     for optimizer in args.optimizers:
         check_choice("optimizer", optimizer, size.protocols)
     widths = {name: size.widths[name] for name in args.families or size.widths}
-    optimizers = args.optimizers or size.optimizers
-    return size._replace(task=task, widths=widths, optimizers=optimizers)
+    return size._replace(
+        task=task,
+        widths={} if args.data_root else widths,
+        optimizers=args.optimizers or size.optimizers,
+    )
 
 
-def _chunks(wanted: Size, own: Sequence[UserWeights], make: Any) -> dict[str, Chunk]:
+def _chunks(
+    size: str, wanted: Size, own: Sequence[UserWeights], args: argparse.Namespace
+) -> dict[str, Chunk]:
+    """A chunk for each model and optimizer; the test environment is not known yet."""
     models = checkpoints(wanted)
     for given in own:
         name = f"own-{given.architecture}-{given.sha256[:8]}"
         models[name] = Checkpoint(given, None)
+    protocols = wanted.of_folders if args.data_root else wanted.protocols
+    command = f"python -m jopt study pretrained --size={size} --task={wanted.task}"
     return {
-        f"{name}-{optimizer}": make(checkpoint, wanted.protocols[optimizer])
+        f"{name}-{optimizer}": Chunk(
+            checkpoint,
+            protocols[optimizer],
+            task=wanted.task,
+            root=args.data_root,
+            side=args.side if args.data_root else 0,
+            test_env=0,
+            seed=args.seed,
+            pool=str(args.pool),
+            command=f"{command} --seed={args.seed}",
+        )
         for optimizer in wanted.optimizers
         for name, checkpoint in models.items()
     }
+
+
+def _listed(chunks: Mapping[str, Chunk], task: DomainTask) -> str:
+    """Each model once: parameters with a head for this task's classes, features."""
+    architectures = {
+        chunk.checkpoint.source: chunk.checkpoint.source.architecture
+        for chunk in chunks.values()
+    }
+    rows = []
+    for source, architecture in architectures.items():
+        model = build(architecture, task.input_shape, task.num_classes)
+        if isinstance(source, UserWeights):
+            what = [source.path, ""]
+        else:
+            what = [source.recipe, f"{source.share:.0%}"]
+        rows.append(
+            [
+                architecture,
+                *what,
+                f"{num_params(model, task.input_shape):,}",
+                feature_dim(model, task.input_shape),
+            ]
+        )
+    header = ["architecture", "recipe or file", "images", "parameters", "features"]
+    shape = " x ".join(map(str, task.input_shape))
+    return (
+        f"{task.name}: {len(task.envs)} environments, {task.num_classes} classes, "
+        f"images {shape}\n\n{markdown_table(header, rows)}\n"
+    )
 
 
 def _rules(path: Path | None) -> Sequence[Rule]:
@@ -129,7 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--task", default="", help=f"one of {', '.join(TASKS)}")
     add("--test_env", type=int, help="number of the test environment; the last one")
-    add("--families", type=names_of, default=(), help=", ".join(FAMILIES))
+    add("--data_root", default="", help="<environment>/<class>/<image>, for --weights")
+    add("--side", type=int, default=224, help="height and width of these images")
+    add("--families", type=names_of, default=(), help="mlp, cnn, vit")
     add("--optimizers", type=names_of, default=(), help="momentum, adamw")
     add("--pool", type=Path, default=Path("runs/pool"), help="folder of the models")
     add("--weights", action="append", default=[], help="ARCHITECTURE:FILE, repeatable")

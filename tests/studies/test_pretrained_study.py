@@ -50,12 +50,11 @@ def test_figures_of_hand_made_logits():
         assert found.figures[name] == pytest.approx(value, abs=1e-5), name
 
 
-def rows_of(model, figures, **columns):
+def rows_of(model, figures, rates=("0.01", "0.1"), **columns):
     """Stage A at two rates with seed 0, stage B with seeds 0 and 1."""
-    family = columns.get("family", "mlp")
     shared = {
         "model": model,
-        "family": family,
+        "family": "mlp",
         "architecture": model,
         "factor": "1",
         "n_params": "100",
@@ -67,7 +66,6 @@ def rows_of(model, figures, **columns):
         "step": "5",
         **columns,
     }
-    rates = columns.pop("rates", ("0.01", "0.1"))
     zero = dict.fromkeys(FIGURES, "0.5") | {"temperature": "1"}
     rows = [
         {**shared, **zero, "stage": "A", "rate": rate, "seed": "0", "selected": "1"}
@@ -77,7 +75,8 @@ def rows_of(model, figures, **columns):
         own = {name: str(values[seed]) for name, values in figures.items()}
         row = {**shared, **zero, **own, "stage": "B", "rate": "0.1"}
         rows.append({**row, "seed": str(seed), "selected": "1"})
-        rows.append({**row, "seed": str(seed), "selected": "0", "ood_acc": "0"})
+        worse = {"step": "9", "selected": "0", "ood_acc": "0"}
+        rows.append({**row, "seed": str(seed), **worse})
     return rows
 
 
@@ -111,6 +110,7 @@ def test_models_are_listed_with_their_spread(results):
     assert first["model"] == "sam"
     assert first["OOD accuracy, %"] == "70.0 ± 14.1"
     assert first["rate"] == "0.1*"  # the smallest of 0.1 and 1
+    assert {result.still_rising for result in results} == {0}
     (last,) = cells(table, model="own")
     assert [last[k] for k in ("images", "pre-training, %")] == ["–", "–"]
     assert cells(table)[-1] == last

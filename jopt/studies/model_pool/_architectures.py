@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt.errors import ConfigError, check_choice
-from jopt.models import Model, cnn, mlp, vit
+from jopt.models import RESNETS, Model, cnn, mlp, resnet, vit
 from jopt.studies.model_pool._data import PATCH
 from jopt.tree import count, named_leaves
 
@@ -20,15 +20,17 @@ HEAD = "head"
 
 
 class Family(NamedTuple):
-    """Models that differ in width alone.
+    """Models that differ in one number.
 
     Attributes:
-        build: (width, input shape, classes) -> model.
-        step: of which the width must be a multiple.
+        build: (number, input shape, classes) -> model.
+        sizes: what the number may be, in words.
+        has: whether there is a model of a number.
     """
 
     build: Callable[[int, Shape, int], Model]
-    step: int
+    sizes: str
+    has: Callable[[int], bool]
 
 
 def _mlp(width: int, shape: Shape, classes: int) -> Model:
@@ -54,22 +56,51 @@ def _vit(width: int, shape: Shape, classes: int) -> Model:
     )
 
 
+def _resnet(depth: int, shape: Shape, classes: int) -> Model:
+    settings = RESNETS[str(depth)]
+    return resnet({**_images(shape, classes), "stem": "imagenet", **settings})
+
+
+def _vit16(width: int, shape: Shape, classes: int) -> Model:
+    return vit(
+        {
+            **_images(shape, classes),
+            "patch_size": 16,
+            "embed_dim": width,
+            "num_heads": width // 64,
+        }
+    )
+
+
+def _multiples(step: int) -> tuple[str, Callable[[int], bool]]:
+    return f"a multiple of {step}", lambda number: number > 0 and number % step == 0
+
+
 def _images(shape: Shape, classes: int) -> dict[str, Any]:
     return {"image_size": shape[0], "channels": shape[2], "num_classes": classes}
 
 
-# Two hidden layers of `width`; the network of DomainBed with `width` outputs of its
-# first convolution; two blocks with an embedding of `width` and heads of 16.
-FAMILIES = {"mlp": Family(_mlp, 1), "cnn": Family(_cnn, 4), "vit": Family(_vit, 16)}
+# Of the pool, by width: two hidden layers; the network of DomainBed, by the outputs of
+# its first convolution; two blocks with heads of 16, by the embedding. Published ones,
+# for a user's own weights: ResNets by depth; 12 blocks with patches of 16 and heads of
+# 64, of which 192, 384 and 768 are ViT-Ti, -S and -B.
+FAMILIES = {
+    "mlp": Family(_mlp, *_multiples(1)),
+    "cnn": Family(_cnn, *_multiples(4)),
+    "vit": Family(_vit, *_multiples(16)),
+    "resnet": Family(_resnet, "18 or 50", lambda depth: depth in (18, 50)),
+    "vit16": Family(_vit16, *_multiples(64)),
+}
 
 
 @functools.lru_cache(maxsize=64)
 def build(architecture: str, input_shape: Shape, num_classes: int) -> Model:
-    """The model `FAMILY_WIDTH`, such as `cnn_16`, for these images and classes.
+    """The model `FAMILY_NUMBER`, such as `cnn_16`, for these images and classes.
 
     The same object for the same arguments, so that its programs are compiled once.
 
-    Fails: `ConfigError` for an unknown family or a width that it does not come in.
+    Fails: `ConfigError` for an unknown family, a number that it does not come in, and
+    images that it cannot read.
 
     >>> model = build("cnn_16", (8, 8, 1), 10)
     >>> num_params(model, (8, 8, 1)), feature_dim(model, (8, 8, 1))
@@ -77,11 +108,10 @@ def build(architecture: str, input_shape: Shape, num_classes: int) -> Model:
     """
     family, _, width = architecture.partition("_")
     check_choice("architecture", family, FAMILIES)
-    step = FAMILIES[family].step
-    if not width.isdecimal() or int(width) < 1 or int(width) % step:
+    if not width.isdecimal() or not FAMILIES[family].has(int(width)):
         raise ConfigError(
-            f"architecture {architecture}: expected {family}_WIDTH with a multiple of "
-            f"{step} for WIDTH, such as {family}_{16 * step}"
+            f"architecture {architecture}: expected {family}_NUMBER with "
+            f"{FAMILIES[family].sizes} for NUMBER"
         )
     return FAMILIES[family].build(int(width), input_shape, num_classes)
 

@@ -16,6 +16,7 @@ from jopt.data.environments import (
     DomainTask,
     coloured_task,
     corrupted_task,
+    folders_task,
     pool,
     rotated_task,
 )
@@ -97,7 +98,9 @@ def load_halves(task: str, seed: int) -> Halves:
     order = np.random.default_rng(seed).permutation(whole.size)
     first, rest = np.split(order, [whole.size // 2])
     held, train = np.split(first, [int(HELD_OUT * len(first))])
-    found = SHIFTS[shift].make(task, _some(whole, rest, channels=1))
+    made = SHIFTS[shift].make(task, _some(whole, rest, channels=1))
+    # Environment 0 of rotated and corrupted images is the domain of the pre-training.
+    found = dataclasses.replace(made, default_test_envs=(len(made.envs) - 1,))
     numbers = {"pre-training": train, "held out": held}
     for env in found.envs:
         assert env.numbers is not None
@@ -159,16 +162,20 @@ def numbers_digest(numbers: np.ndarray) -> str:
     return hashlib.sha256(np.sort(numbers).astype("<i8").tobytes()).hexdigest()
 
 
-def chosen_test_env(task: DomainTask, number: int | None) -> int:
-    """The number of the test environment; None is the last one.
+@functools.lru_cache(maxsize=1)
+def load_folders(root: str, name: str, side: int) -> DomainTask:
+    """A task from `root/<environment>/<class>/<image>`, kept; see `folders_task`."""
+    return folders_task(root, name, side=side)
 
-    Environment 0 of the tasks here is the domain of the pre-training or near to it.
+
+def chosen_test_env(task: DomainTask, number: int | None) -> int:
+    """The number of the test environment; None is the default one.
 
     Fails: `ConfigError` for a number that there is not.
     """
     count = len(task.envs)
     if number is None:
-        return count - 1
+        return task.default_test_envs[0]
     if not 0 <= number < count:
         names = ", ".join(f"{e} ({env.name})" for e, env in enumerate(task.envs))
         raise ConfigError(f"--test_env: expected one of {names}, found {number}")

@@ -12,7 +12,7 @@ from jopt.reporting import save_svg
 from jopt.studies.model_pool._architectures import FAMILIES
 from jopt.studies.model_pool._results import Result, families, optimizers
 
-_MARKERS = dict(zip(FAMILIES, "os^", strict=True))
+_MARKERS = dict(zip(FAMILIES, "os^Dv", strict=True))
 _COLOURS = {family: f"C{number}" for number, family in enumerate(FAMILIES)}
 Results = Sequence[Result]
 Draw = Callable[[Path], None]

@@ -8,6 +8,7 @@ Naganuma et al., 2025, arXiv 2307.08187.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,19 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.data.environments import DomainTask, seed_hash
+from jopt.studies.domains._bucket import evaluation_steps
 from jopt.studies.domains._evaluation import Stack, stacked
 from jopt.studies.model_pool._architectures import HEAD, build
 from jopt.studies.model_pool._figures_of_logits import Record, record_of
 from jopt.studies.model_pool._training import (
     Batches,
     Network,
-    logits_program,
+    logits_of,
     segments_of,
     trained,
 )
 from jopt.studies.selection import Run, select_step
 
-# E environments; N examples; C classes.
+# E environments; K steps; B rows of each environment; N examples; C classes.
+
+SEGMENT_BYTES = 2**28  # of batches in memory at once
 
 
 class Protocol(NamedTuple):
@@ -115,14 +119,15 @@ def fine_tune(
     model = build(architecture, task.input_shape, task.num_classes)
     start = network._replace(params=with_new_head(network.params, task.num_classes))
     stack = _stack(task, seed)
-    logits_of = logits_program(model)
+    due = set(evaluation_steps(protocol.steps, protocol.eval_every))
     records = []
     for step, now in trained(
         *(model, start, protocol.optimizer, rate, protocol.steps),
         segments_of_task(task, test_env, protocol, seed),
     ):
-        logits = logits_of(now.params, now.state, stack.inputs)
-        records.append(record_of(step, logits, stack, test_env))
+        if step in due:
+            logits = logits_of(model, now, stack.inputs)
+            records.append(record_of(step, logits, stack, test_env))
     runs = Run(f"{rate:g}", (test_env,), [record.environments for record in records])
     chosen = select_step(runs)
     steps = [record.step for record in records]
@@ -146,13 +151,14 @@ def with_new_head(params: Any, classes: int) -> Any:
 def segments_of_task(
     task: DomainTask, test_env: int, protocol: Protocol, seed: int
 ) -> Iterator[Batches]:
-    """The batches between two evaluations, (K, E B, ...).
+    """The batches up to each evaluation, (K, E B, ...), in parts that fit into memory.
 
     What a run of a seed trains on does not depend on the model or the rate.
     """
     rows = protocol.batch_size
     streams = task.streams(seed, seed_hash(seed, "order"), (test_env,))
-    for steps in segments_of(protocol.steps, protocol.eval_every):
+    step_bytes = 4 * len(streams) * rows * math.prod(task.input_shape)
+    for steps in _parts(protocol, max(1, SEGMENT_BYTES // step_bytes)):
         parts = [
             stream.batch(steps.start * rows, len(steps) * rows) for stream in streams
         ]
@@ -162,6 +168,12 @@ def segments_of_task(
                 _interleaved([part["targets"] for part in parts], len(steps))
             ],
         }
+
+
+def _parts(protocol: Protocol, longest: int) -> Iterator[range]:
+    for whole in segments_of(protocol.steps, protocol.eval_every):
+        for part in segments_of(len(whole), longest):
+            yield whole[part.start : part.stop]
 
 
 def _interleaved(rows: Sequence[np.ndarray], steps: int) -> np.ndarray:

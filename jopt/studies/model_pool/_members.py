@@ -32,6 +32,7 @@ class Size(NamedTuple):
         recipes: keys of `RECIPES`; the first is none.
         steps, batch_size, rate: of pre-training.
         protocols: by name of the optimizer of the fine-tuning.
+        of_folders: the same for images in folders.
         optimizers: of them, where none are named.
     """
 
@@ -44,6 +45,7 @@ class Size(NamedTuple):
     batch_size: int
     rate: float
     protocols: Mapping[str, Protocol]
+    of_folders: Mapping[str, Protocol]
     optimizers: tuple[str, ...]
 
 
@@ -59,17 +61,22 @@ def _protocols(
 _FACTORS = (0.25, 0.5, 1.0, 2.0)
 _SHARES = (SCRATCH, 0.1, 0.3, 1.0)
 _ALL = tuple(RECIPES)
+# Steps, evaluations and batches are those of DomainBed; rates are ours.
+_FOLDERS = _protocols((1e-4, 1e-3, 1e-2), (1e-6, 1e-5, 1e-4), 3, 5001, 300, 32)
+_SMOKE = _protocols((0.03, 0.1), (1e-3, 3e-3), 2, 40, 20, 8)
 SIZES = {
     "smoke": Size(
         *("rotated_digits", {"mlp": 16}, (0.5, 1.0), (0.3, 1.0), (PLAIN, "sam")),
         *(100, 32, 3e-3),
-        _protocols((0.03, 0.1), (1e-3, 3e-3), 2, 40, 20, 8),
+        _SMOKE,
+        _SMOKE,
         ("momentum",),
     ),
     "default": Size(
         *("rotated_mnist5k", {"mlp": 256, "cnn": 16, "vit": 64}),
         *(_FACTORS, _SHARES, _ALL, 300, 64, 2e-3),
         _protocols((3e-3, 0.01, 0.03, 0.1), (1e-4, 3e-4, 1e-3, 3e-3), 3, 120, 40, 12),
+        _FOLDERS,
         ("momentum",),
     ),
     "full": Size(
@@ -80,6 +87,7 @@ SIZES = {
             (3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
             *(5, 1000, 100, 32),
         ),
+        _FOLDERS,
         ("momentum", "adamw"),
     ),
 }

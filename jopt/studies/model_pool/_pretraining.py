@@ -16,7 +16,7 @@ from jopt.studies.model_pool._recipes import RECIPES, recipe_batches
 from jopt.studies.model_pool._training import (
     Batches,
     Network,
-    logits_program,
+    logits_of,
     segments_of,
     trained,
 )
@@ -77,5 +77,5 @@ def held_out_accuracy(architecture: str, network: Network, halves: Halves) -> fl
     """Accuracy on the held-out examples of the pre-training half."""
     held = halves.held_out
     model = build(architecture, held.inputs.shape[1:], len(held.class_names))
-    logits = logits_program(model)(*network, jnp.asarray(held.inputs[None]))[0]
+    logits = logits_of(model, network, held.inputs[None])[0]
     return float(jnp.mean(hits(logits, jnp.asarray(held.targets))))

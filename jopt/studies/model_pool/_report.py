@@ -46,13 +46,16 @@ def _introduction(results: Sequence[Result], task: DomainTask, test_env: int) ->
     seeds = {len(result.figures["ood_acc"]) for result in results}
     models = len({result.model for result in results})
     edge = sum(result.at_edge for result in results)
+    rising = sum(result.still_rising for result in results)
+    runs = sum(len(result.figures["ood_acc"]) for result in results)
     return (
         f"{task.name}: {models} models, fine-tuned on {', '.join(trained)}, test on "
         f"{task.envs[test_env].name}, {max(seeds)} seeds of splits and order of "
         "examples; a model is pre-trained once. ID is the mean over the held-out parts "
         "of the training environments, OOD over both parts of the test environment. "
         f"{edge} of {len(results)} chosen learning rates are the smallest or the "
-        "largest one tried."
+        f"largest one tried; {rising} of {runs} runs have their best ID accuracy at "
+        "their last evaluation."
     )
 
 

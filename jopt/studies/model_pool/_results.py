@@ -30,6 +30,7 @@ class Result(NamedTuple):
         accuracy: on held-out examples of the pre-training, NaN where unknown.
         rate: the one chosen.
         at_edge: whether it is the smallest or largest one tried.
+        still_rising: runs whose best ID accuracy is that of their last evaluation.
         figures: by name (K,), NaN for a seed without a finite record.
     """
 
@@ -45,6 +46,7 @@ class Result(NamedTuple):
     optimizer: str
     rate: float
     at_edge: bool
+    still_rising: int
     figures: Mapping[str, np.ndarray]
 
     def mean(self, figure: str) -> float:
@@ -87,6 +89,7 @@ def _result(rows: Sequence[Row]) -> Result:
     repeated = [row for row in rows if row["stage"] == "B"]
     rate = float(repeated[0]["rate"])
     seeds = dict.fromkeys(row["seed"] for row in repeated)
+    last = max(int(row["step"]) for row in repeated)
     chosen = {row["seed"]: row for row in repeated if int(row["selected"])}
 
     def figure(name: str) -> np.ndarray:
@@ -106,6 +109,7 @@ def _result(rows: Sequence[Row]) -> Result:
         optimizer=first["optimizer"],
         rate=rate,
         at_edge=len(tried) > 1 and rate in (min(tried), max(tried)),
+        still_rising=sum(int(row["step"]) == last for row in chosen.values()),
         figures={name: figure(name) for name in FIGURES},
     )
 

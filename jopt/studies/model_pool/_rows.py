@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from jopt.data.environments import DomainTask
 from jopt.studies._experiment import Row
-from jopt.studies.model_pool._data import Halves, load_halves
+from jopt.studies.model_pool._data import load_folders, load_halves
 from jopt.studies.model_pool._fine_tuning import (
     FineTuned,
     Protocol,
@@ -23,7 +24,9 @@ class Chunk(NamedTuple):
     Attributes:
         checkpoint: the model.
         protocol: of the fine-tuning.
-        task: one of `jopt.studies.model_pool._data.TASKS`.
+        task: one of `jopt.studies.model_pool._data.TASKS`, or any name for folders.
+        root, side: of images in folders, the folder and their height and width; empty
+            and 0 otherwise.
         test_env: number of the environment that is not trained on.
         seed: of the two halves of the set.
         pool: the folder of checkpoints.
@@ -33,6 +36,8 @@ class Chunk(NamedTuple):
     checkpoint: Checkpoint
     protocol: Protocol
     task: str
+    root: str
+    side: int
     test_env: int
     seed: int
     pool: str
@@ -45,10 +50,10 @@ def compute(chunk: Chunk) -> list[Row]:
     Columns: the model's, `stage`, `rate`, `seed`, `step`, `selected` (1 at the step of
     the best ID accuracy of its run), and the figures of `record_of`.
     """
-    halves = load_halves(chunk.task, chunk.seed)
-    member = _member(chunk, halves)
+    task = task_of(chunk)
+    member = _member(chunk, task)
     stages = both_stages(
-        *(member.card.architecture, member.network, halves.task),
+        *(member.card.architecture, member.network, task),
         *(chunk.test_env, chunk.protocol),
     )
     shared = {**_columns(chunk, member), "optimizer": chunk.protocol.optimizer}
@@ -60,11 +65,19 @@ def compute(chunk: Chunk) -> list[Row]:
     ]
 
 
-def _member(chunk: Chunk, halves: Halves) -> Member:
+def task_of(chunk: Chunk) -> DomainTask:
+    """What models are judged by: folders of images, or half of a set."""
+    if chunk.root:
+        return load_folders(chunk.root, chunk.task, chunk.side)
+    return load_halves(chunk.task, chunk.seed).task
+
+
+def _member(chunk: Chunk, task: DomainTask) -> Member:
     source, pool = chunk.checkpoint.source, Path(chunk.pool)
     if not isinstance(source, UserWeights):
+        halves = load_halves(chunk.task, chunk.seed)
         return load_member(pool, source, halves, chunk.command)
-    member = user_member(source, halves.task.input_shape, halves.task.num_classes)
+    member = user_member(source, task.input_shape, task.num_classes)
     write_card(pool / member.card.name, member.card)
     return member
 

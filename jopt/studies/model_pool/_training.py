@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -114,18 +115,21 @@ def segments_of(steps: int, length: int) -> list[range]:
     return [range(k, min(k + length, steps)) for k in range(0, steps, length)]
 
 
-@functools.lru_cache(maxsize=4)
-def logits_program(model: Model) -> Callable[[Any, Any, jax.Array], jax.Array]:
-    """`(params, state, inputs (E, N, ...)) -> logits (E, N, C)`, float32, compiled."""
+def logits_of(model: Model, network: Network, inputs: Any) -> jax.Array:
+    """Logits (E, N, C) of inputs (E, N, ...), float32, some rows at a time."""
+    shape = inputs.shape[2:]
+    rows = inputs.reshape(-1, *shape)
+    # Activations of all examples at once would be many.
+    some = max(8, min(512, 2**24 // math.prod(shape)))
+    parts = [
+        _logits(model, network.params, network.state, rows[begin:][:some])
+        for begin in range(0, len(rows), some)
+    ]
+    return jnp.concatenate(parts).reshape(*inputs.shape[:2], -1)
 
-    def of_environment(params: Any, state: Any, inputs: jax.Array) -> jax.Array:
-        batch = {"inputs": inputs}
-        logits, _, _ = model.apply(params, state, batch, key=None, train=False)
-        return logits.astype(jnp.float32)
 
-    @jax.jit
-    def logits(params: Any, state: Any, inputs: jax.Array) -> jax.Array:
-        # One environment after the other: activations of all examples are many.
-        return jax.lax.map(lambda x: of_environment(params, state, x), inputs)
-
-    return logits
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model: Model, params: Any, state: Any, inputs: jax.Array) -> jax.Array:
+    batch = {"inputs": inputs}
+    logits, _, _ = model.apply(params, state, batch, key=None, train=False)
+    return logits.astype(jnp.float32)

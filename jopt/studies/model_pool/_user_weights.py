@@ -20,9 +20,18 @@ from jopt.studies.model_pool._architectures import (
 )
 from jopt.studies.model_pool._cards import UNKNOWN, ModelCard, family_of
 from jopt.studies.model_pool._store import Member
+from jopt.studies.model_pool._torch_names import NAMED, has_torch_names
 from jopt.studies.model_pool._training import Network
 from jopt.tree import digest, named_leaves
-from jopt.weights import NamedWeights, Rule, open_weights, plain_layout, torch_layout
+from jopt.weights import (
+    Leaf,
+    NamedWeights,
+    Piece,
+    Rule,
+    open_weights,
+    plain_layout,
+    torch_layout,
+)
 from jopt.weights._layout import STATE
 from jopt.weights._weights import fingerprint, nested
 
@@ -34,7 +43,8 @@ class UserWeights(NamedTuple):
         architecture: as of `build`.
         path: what `jopt.weights.open_weights` opens.
         sha256: of the file, so that another one is another model.
-        rules: from the names of torch; none where names are those of jopt.
+        rules: from the names of torch; none where names are those of jopt, or the
+            published ones of the family.
     """
 
     architecture: str
@@ -50,7 +60,7 @@ def parse_weights(text: str, rules: Sequence[Rule] = ()) -> UserWeights:
     """
     architecture, colon, path = text.partition(":")
     if not colon or not path:
-        listed = ", ".join(f"{family}_WIDTH" for family in FAMILIES)
+        listed = ", ".join(f"{family}_NUMBER" for family in FAMILIES)
         raise ConfigError(
             f"--weights={text}: expected ARCHITECTURE:FILE, such as cnn_16:{text}; "
             f"architectures are {listed}"
@@ -62,7 +72,7 @@ def parse_weights(text: str, rules: Sequence[Rule] = ()) -> UserWeights:
 
 
 def user_member(given: UserWeights, input_shape: Shape, num_classes: int) -> Member:
-    """The model in a file. Its head is not read: fine-tuning puts a new one there.
+    """The model in a file, in float32. Its head is not read: it gets a new one.
 
     Fails: `ConfigError` with the file and the paths in it that are missing, unknown, or
     of another shape than those of the architecture.
@@ -77,9 +87,12 @@ def user_member(given: UserWeights, input_shape: Shape, num_classes: int) -> Mem
     body = {path: leaf for path, leaf in wanted.items() if path not in with_head}
     weights = open_weights(given.path)
     try:
-        named = NamedWeights(weights, _pieces(weights.leaves, given.rules))
+        named = NamedWeights(weights, _pieces(given, weights.leaves))
         _check(given, named, body)
-        arrays: dict[str, Any] = {path: jnp.asarray(named.read(path)) for path in body}
+        arrays: dict[str, Any] = {
+            path: jnp.asarray(named.read(path), leaf.dtype)
+            for path, leaf in body.items()
+        }
     finally:
         weights.close()
     heads = {path: jnp.zeros(x.shape, x.dtype) for path, x in with_head.items()}
@@ -89,8 +102,14 @@ def user_member(given: UserWeights, input_shape: Shape, num_classes: int) -> Mem
     return Member(network, _card(given, network, input_shape, num_classes))
 
 
-def _pieces(leaves: Mapping[str, Any], rules: Sequence[Rule]) -> Sequence[Any]:
-    return torch_layout(leaves, rules) if rules else plain_layout(leaves).pieces
+def _pieces(given: UserWeights, leaves: Mapping[str, Leaf]) -> Sequence[Piece]:
+    """By the user's rules, by the published names of the family, or as they are."""
+    if given.rules:
+        return torch_layout(leaves, given.rules)
+    family = family_of(given.architecture)
+    if family in NAMED and has_torch_names(list(leaves)):
+        return NAMED[family](given.architecture, leaves)
+    return plain_layout(leaves).pieces
 
 
 def _is_head(path: str) -> bool:
