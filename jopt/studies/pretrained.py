@@ -3,7 +3,7 @@
   python -m jopt study pretrained
   python -m jopt study pretrained --size=full --task=coloured_mnist5k
   python -m jopt study pretrained --weights=cnn_16:mine.safetensors
-  python -m jopt study pretrained --size=full --task=PACS --data_root=PACS \\
+  python -m jopt study pretrained --size=full --task=pacs --data_root=PACS \\
       --weights=resnet_50:resnet50.safetensors --weights=vit16_384:vits.safetensors
 
 Naganuma et al., 2025, arXiv 2307.08187, with a pool of small models that are trained
@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from jopt.data.environments import DomainTask
+from jopt.data.environments import FOLDER_SETS, DomainTask
 from jopt.errors import ConfigError, DataError, check_choice
 from jopt.reporting import markdown_table
 from jopt.studies._experiment import Experiment
@@ -50,6 +50,8 @@ from jopt.studies.model_pool._user_weights import (
     user_member,
 )
 from jopt.weights import Rule, rules_from
+
+FOLDERS = "folders"  # a task of folders of which nothing else is known
 
 
 def configured(size: str, flags: Sequence[str]) -> tuple[Experiment, list[str]]:
@@ -91,9 +93,8 @@ def _wanted(size: Size, args: argparse.Namespace) -> Size:
             "--data_root: nothing is pre-trained for images in folders; give models "
             "with --weights=ARCHITECTURE:FILE"
         )
-    task = args.task or ("folders" if args.data_root else size.task)
-    if not args.data_root:
-        check_choice("task", task, TASKS)
+    task = args.task or (FOLDERS if args.data_root else size.task)
+    check_choice("task", task, (FOLDERS, *FOLDER_SETS) if args.data_root else TASKS)
     for family in args.families:
         check_choice("family", family, size.widths)
     for optimizer in args.optimizers:
@@ -113,6 +114,8 @@ def _chunks(
     models = checkpoints(wanted)
     for given in own:
         name = f"own-{given.architecture}-{given.sha256[:8]}"
+        if name in models:
+            raise ConfigError(f"--weights: {given.path} is given twice, or a copy is")
         models[name] = Checkpoint(given, None)
     protocols = wanted.of_folders if args.data_root else wanted.protocols
     command = f"python -m jopt study pretrained --size={size} --task={wanted.task}"
@@ -135,20 +138,16 @@ def _chunks(
 
 def _listed(chunks: Mapping[str, Chunk], task: DomainTask) -> str:
     """Each model once: parameters with a head for this task's classes, features."""
-    architectures = {
-        chunk.checkpoint.source: chunk.checkpoint.source.architecture
-        for chunk in chunks.values()
-    }
     rows = []
-    for source, architecture in architectures.items():
-        model = build(architecture, task.input_shape, task.num_classes)
+    for source in dict.fromkeys(chunk.checkpoint.source for chunk in chunks.values()):
+        model = build(source.architecture, task.input_shape, task.num_classes)
         if isinstance(source, UserWeights):
             what = [source.path, ""]
         else:
             what = [source.recipe, f"{source.share:.0%}"]
         rows.append(
             [
-                architecture,
+                source.architecture,
                 *what,
                 f"{num_params(model, task.input_shape):,}",
                 feature_dim(model, task.input_shape),

@@ -160,9 +160,9 @@ def test_folders_need_weights_and_are_listed(tmp_path, capsys):
     model = build("vit16_64", (32, 32, 3), 2)
     assert f"{num_params(model, (32, 32, 3)):,}" in out
     assert "3 environments, 2 classes, images 32 x 32 x 3" in out
-    code = main(["study", "pretrained", "--dry_run", *flags, "--task=PACS"])
+    code = main(["study", "pretrained", "--dry_run", *flags, "--task=pacs"])
     assert code == 2
-    assert "PACS has 4 environments" in capsys.readouterr().err
+    assert "pacs has 4 environments" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -142,24 +142,13 @@ def _point(panel: Any, result: Result, x: str, y: str) -> None:
 
 
 def _faint(panel: Any, result: Result, x: float, y: float) -> None:
-    style = {**_style(result.family), "ms": 4, "alpha": 0.35}
-    if result.is_scratch:
-        style["mfc"] = "white"
-    panel.plot(x, y, ls="", **{k: v for k, v in style.items() if k in _PLOTTED})
-
-
-_PLOTTED = ("marker", "color", "ms", "alpha", "mfc")
+    hollow = {"mfc": "white"} if result.is_scratch else {}
+    style = {**_mark(result.family), "ms": 4, "alpha": 0.35, **hollow}
+    panel.plot(x, y, ls="", **style)
 
 
 def _style(family: str) -> dict[str, Any]:
-    return {
-        "marker": _MARKERS[family],
-        "color": _COLOURS[family],
-        "ms": 6,
-        "lw": 1,
-        "elinewidth": 0.8,
-        "alpha": 0.85,
-    }
+    return {**_mark(family), "lw": 1, "elinewidth": 0.8, "alpha": 0.85}
 
 
 def _errors(results: Results, quantity: str) -> list[float]:

@@ -128,8 +128,8 @@ def fine_tune(
         if step in due:
             logits = logits_of(model, now, stack.inputs)
             records.append(record_of(step, logits, stack, test_env))
-    runs = Run(f"{rate:g}", (test_env,), [record.environments for record in records])
-    chosen = select_step(runs)
+    run = Run(f"{rate:g}", (test_env,), [record.environments for record in records])
+    chosen = select_step(run)
     steps = [record.step for record in records]
     return FineTuned(
         rate, seed, tuple(records), None if chosen is None else steps.index(chosen.step)
@@ -185,6 +185,6 @@ def _interleaved(rows: Sequence[np.ndarray], steps: int) -> np.ndarray:
     return np.concatenate([x.reshape(steps, -1, *x.shape[1:]) for x in rows], axis=1)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=1)
 def _stack(task: DomainTask, seed: int) -> Stack:
     return stacked(task, seed)
