@@ -17,7 +17,10 @@ import pytest
 from jopt.studies.domains._evaluation import Stack
 from jopt.studies.model_pool import _analyses as analyses
 from jopt.studies.model_pool import _axes as axes
+from jopt.studies.model_pool._data import load_halves
+from jopt.studies.model_pool._figures import figures_of
 from jopt.studies.model_pool._figures_of_logits import record_of
+from jopt.studies.model_pool._report import summarize
 from jopt.studies.model_pool._results import FIGURES, results_of
 from jopt.studies.statistics import fit_line, line_intervals, slope_over_seeds
 
@@ -148,6 +151,20 @@ def test_lines_robustness_and_choice(results):
     (pacs,) = cells(analyses.choice([], ""), task="PACS (published)")
     assert pacs["over the algorithm, points"] == "+7.7"
     assert pacs["over the reference, points"] == "+8.6"
+
+
+def test_a_pool_of_own_models_alone():
+    """No axis has a model: tables are empty, and so is the reference."""
+    own = {"factor": "", "n": "", "share": "", "pretrain_acc": "", "recipe": "own"}
+    task = load_halves("rotated_digits", 0).task
+    rows = rows_of("own", {"ood_acc": (0.4, 0.6)}, **own)
+    found = summarize(rows, task=task, test_env=5)
+    assert "| own   | momentum  |        100 | –      | own    | –" in found.text
+    assert found.rows[0]["ood_acc"] == "0.5"
+    assert found.rows[0]["ood_acc_sd"] == "0.141421"
+    assert set(figures_of(results_of(rows))) == {
+        *("p1_models", "p2_size", "p3_calibration", "p4_calibration")
+    }
 
 
 def test_calibration_tables(results):

@@ -223,5 +223,7 @@ def _at_bound(result: Result) -> bool:
 
 
 def _mean(x: np.ndarray) -> str:
+    if np.isnan(x).any():  # no line
+        return UNKNOWN
     found = stratified_interval([x], lambda y: float(y.mean()))
     return interval_text(found, digits=1)

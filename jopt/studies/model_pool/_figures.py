@@ -19,15 +19,18 @@ Draw = Callable[[Path], None]
 
 
 def figures_of(results: Results) -> dict[str, Draw]:
-    """What draws each figure, by the name of its table."""
-    return {
+    """What draws each figure, by the name of its table; none without a model for it."""
+    drawn: dict[str, Draw] = {
         "p1_models": lambda path: accuracies(results, path),
         "p2_size": lambda path: by_size(results, "ood_acc", path),
         "p3_calibration": lambda path: by_size(results, "ood_ece", path),
         "p4_calibration": lambda path: calibration(results, path),
-        "p5_data": lambda path: by_data(results, path),
-        "p6_recipes": lambda path: by_recipe(results, path),
     }
+    if any(result.on_data_axis for result in results):
+        drawn["p5_data"] = lambda path: by_data(results, path)
+    if any(result.on_recipe_axis for result in results):
+        drawn["p6_recipes"] = lambda path: by_recipe(results, path)
+    return drawn
 
 
 def accuracies(results: Results, path: Path) -> None:
