@@ -104,7 +104,7 @@ def build(architecture: str, input_shape: Shape, num_classes: int) -> Model:
 
     >>> model = build("cnn_16", (8, 8, 1), 10)
     >>> num_params(model, (8, 8, 1)), feature_dim(model, (8, 8, 1))
-    (23914, 32)
+    (23850, 32)
     """
     family, _, width = architecture.partition("_")
     check_choice("architecture", family, FAMILIES)
