@@ -28,7 +28,8 @@ def size(results: Sequence[Result]) -> Table:
     """P2: OOD accuracy by number of parameters, all examples, no recipe."""
     note = (
         "Pre-trained on all images without a recipe; columns are widths. Slope: points "
-        "for ten times the parameters, least squares, 95 % interval over seeds."
+        "for ten times the parameters, least squares, 95 % interval over seeds. In the "
+        "figure faint points are models of other data or recipes."
     )
     return _by_size(
         *("p2_size", "P2 OOD accuracy by size", note, results, ("ood_acc", "id_acc"))
