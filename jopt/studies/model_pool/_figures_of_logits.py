@@ -96,9 +96,9 @@ def _figures(
     bins = bin_sums(*confidences, num_bins=BINS, mask=_flat(outside))
     more = {"temperature": temperature, "ood_gap": signed_gap(bins)}
     return (
-        {**measure(jnp.ones(()), {}, given), **more},
-        measure(oracle, {}, given),
-        measure(temperature, {}, given),
+        {**measure({"temperature": 1.0}, {}, given), **more},
+        measure({"temperature": oracle}, {}, given),
+        measure({"temperature": temperature}, {}, given),
     )
 
 
@@ -107,14 +107,14 @@ def _flat(x: jax.Array) -> jax.Array:
     return x.reshape(-1, *x.shape[2:])
 
 
-def _divided(temperature: Any, state: Any, batch: Any, **options: Any) -> Any:
+def _divided(params: Any, state: Any, batch: Any, **options: Any) -> Any:
     del options
-    return batch["inputs"] / temperature, state, {}
+    return batch["inputs"] / params["temperature"], state, {}
 
 
 # Its inputs are logits, its parameter is a temperature.
 _OF_LOGITS = Model(
-    init=lambda key, batch: (jnp.ones(()), {}),
+    init=lambda key, batch: ({"temperature": jnp.ones(())}, {}),
     apply=_divided,
     matrix_specs={},
     taps={},

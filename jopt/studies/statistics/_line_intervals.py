@@ -59,10 +59,10 @@ def line_intervals(
     )
     values = _lines(x, y)
     drawn = _lines(x[drawn_SN], y[drawn_SN])
-    intervals = [
+    slope, intercept, r_squared, spearman = (
         _interval(value, own, level) for value, own in zip(values, drawn, strict=True)
-    ]
-    return LineIntervals(*intervals, len(x))
+    )
+    return LineIntervals(slope, intercept, r_squared, spearman, len(x))
 
 
 def slope_over_seeds(
