@@ -166,6 +166,11 @@ STUDIES: dict[str, Study | Computed] = {
         "jopt.studies.optimizer",
         asked=True,
     ),
+    "pretrained": Computed(
+        "Which pre-trained model is accurate and calibrated out of distribution?",
+        "jopt.studies.pretrained",
+        asked=True,
+    ),
     "no_wrong_turns": Computed(
         "Do gradients point away from where training ends, and is the rate that this "
         "gives a schedule?",
@@ -232,7 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jopt study",
         description="Studies that are sweeps take the flags of `python -m jopt sweep`, "
-        "others --workdir and --dry_run; `optimizer` also --task, --trials and more.",
+        "others --workdir and --dry_run; `optimizer` and `pretrained` also --task and "
+        "more.",
         epilog=f"studies:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

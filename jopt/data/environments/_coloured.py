@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from jopt.data._examples import Examples
-from jopt.data.environments._pooled import dealt, labelled, pool, smaller
+from jopt.data.environments._pooled import dealt, labelled, pool_or, smaller
 from jopt.data.environments._types import DomainTask, Environment
 
 # N images; H, W height and width.
@@ -50,13 +50,17 @@ def coloured(
 
 
 def coloured_task(
-    name: str, source: str, *, resolution: Resolution = "full", seed: int = 0
+    name: str,
+    source: str | Examples,
+    *,
+    resolution: Resolution = "full",
+    seed: int = 0,
 ) -> DomainTask:
     """Three environments of all images of a set, dealt one by one; the last is a test.
 
     Args:
         name: of the task.
-        source: a key of `POOLS`.
+        source: a key of `POOLS`, or grey images from 0 to 1 of ten classes.
         resolution: `half` keeps every second pixel of every second row.
         seed: of the deal, the noise and the colours.
     """
@@ -64,7 +68,9 @@ def coloured_task(
     hands = dealt(len(digits), len(COLOUR_NOISE), seed)
     random = np.random.Generator(np.random.Philox(seed + 1))
     envs = tuple(
-        Environment(env, _examples(images[hand], digits[hand], env, noise, random))
+        Environment(
+            env, _examples(images[hand], digits[hand], env, noise, random), hand
+        )
         for (env, noise), hand in zip(COLOUR_NOISE.items(), hands, strict=True)
     )
     return _task(name, envs)
@@ -106,8 +112,10 @@ def grey(examples: Examples) -> Examples:
     return labelled(images, examples.targets, CLASSES, examples.domain_names[0])
 
 
-def _read(source: str, resolution: Resolution) -> tuple[np.ndarray, np.ndarray]:
-    found = pool(source)
+def _read(
+    source: str | Examples, resolution: Resolution
+) -> tuple[np.ndarray, np.ndarray]:
+    found = pool_or(source)
     images = smaller(found.inputs) if resolution == "half" else found.inputs
     return images, found.targets
 

@@ -50,6 +50,11 @@ def pool(name: str) -> Examples:
     return POOLS[name]()
 
 
+def pool_or(source: str | Examples) -> Examples:
+    """The set of this name, or the examples themselves."""
+    return pool(source) if isinstance(source, str) else source
+
+
 def dealt(size: int, hands: int, seed: int) -> list[np.ndarray]:
     """Numbers of shuffled examples, dealt one by one to so many environments.
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from jopt.data._corruptions import CORRUPTIONS, resampled
+from jopt.data._examples import Examples
 from jopt.data._packaged import DIGIT_CLASSES
-from jopt.data.environments._pooled import dealt, labelled, pool
+from jopt.data.environments._pooled import dealt, labelled, pool, pool_or
 from jopt.data.environments._types import DomainTask, Environment
 
 # N images; H, W height and width.
@@ -30,13 +31,13 @@ def rotated(images_NHWC: np.ndarray, degrees: float) -> np.ndarray:
     return resampled(images_NHWC, angles_N, np.zeros((count, 2)))
 
 
-def rotated_task(name: str, source: str, *, seed: int = 0) -> DomainTask:
+def rotated_task(name: str, source: str | Examples, *, seed: int = 0) -> DomainTask:
     """Six environments of all images of a set, dealt; each is turned by its angle.
 
     Ghifary et al., 2015, arXiv 1508.07680, with the angles of DomainBed.
 
     Args:
-        source: a key of `POOLS`.
+        source: a key of `POOLS`, or grey images from 0 to 1 of ten classes.
         seed: of the deal.
     """
     changes: dict[str, Change] = {
@@ -68,7 +69,7 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def corrupted_task(name: str, source: str, *, seed: int = 0) -> DomainTask:
+def corrupted_task(name: str, source: str | Examples, *, seed: int = 0) -> DomainTask:
     """An environment for each of `CHANGES`, of all images of a set, dealt.
 
     Normal noise of deviation 0.1 and 0.2, a Gaussian blur of 0.06 of the width, half
@@ -76,23 +77,23 @@ def corrupted_task(name: str, source: str, *, seed: int = 0) -> DomainTask:
     cut to [0, 1].
 
     Args:
-        source: a key of `POOLS`.
+        source: as of `rotated_task`.
         seed: of the deal and the noise.
     """
     return _changed(name, source, CHANGES, seed)
 
 
 def _changed(
-    name: str, source: str, changes: dict[str, Change], seed: int
+    name: str, source: str | Examples, changes: dict[str, Change], seed: int
 ) -> DomainTask:
-    found = pool(source)
+    found = pool_or(source)
     random = np.random.Generator(np.random.Philox(seed + 1))
     envs = []
     hands = dealt(found.size, len(changes), seed)
     for (env, change), hand in zip(changes.items(), hands, strict=True):
         images = np.clip(change(found.inputs[hand], random), 0, 1)
         examples = labelled(images, found.targets[hand], found.class_names, env)
-        envs.append(Environment(env, examples))
+        envs.append(Environment(env, examples, hand))
     return _ten_classes(name, tuple(envs), found.inputs.shape[1:])
 
 

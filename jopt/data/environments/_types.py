@@ -19,10 +19,13 @@ class Environment(NamedTuple):
     Attributes:
         name: the same in tables and figures.
         source: its examples; `source.rows(index)` is a batch of any of them.
+        numbers: which examples of the set that was dealt these are, int64 (N,); None
+            where nothing was dealt.
     """
 
     name: str
     source: Labelled
+    numbers: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

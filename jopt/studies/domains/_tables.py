@@ -1,37 +1,12 @@
-"""A table of a study, and how its numbers are written."""
+"""How the numbers of a table are written."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from jopt.studies.statistics import Interval, stratified_interval
-
-
-class Table(NamedTuple):
-    """One analysis.
-
-    Attributes:
-        name: of its file.
-        title, note: what it is, and how to read it.
-        header: of the columns.
-        rows: as text.
-        brief: another table that is printed instead, where rows are many.
-    """
-
-    name: str
-    title: str
-    note: str
-    header: tuple[str, ...]
-    rows: list[list[str]]
-    brief: tuple[tuple[str, ...], list[list[str]]] | None = None
-
-    @property
-    def printed(self) -> tuple[tuple[str, ...], list[list[str]]]:
-        """Header and rows for a page; all rows are in the CSV."""
-        return (self.header, self.rows) if self.brief is None else self.brief
 
 
 def number(value: float) -> str:

@@ -21,6 +21,12 @@ from jopt.studies.statistics._fits import (
     fit_line,
     fit_probit,
     probit,
+    rank_correlation,
+)
+from jopt.studies.statistics._line_intervals import (
+    LineIntervals,
+    line_intervals,
+    slope_over_seeds,
 )
 from jopt.studies.statistics._paired import (
     bootstrap_interval,
@@ -47,6 +53,7 @@ __all__ = [
     "AGGREGATES",
     "Interval",
     "Line",
+    "LineIntervals",
     "ReturnPattern",
     "SignedRank",
     "bootstrap_interval",
@@ -59,6 +66,7 @@ __all__ = [
     "fit_probit",
     "holm",
     "interquartile_mean",
+    "line_intervals",
     "mean_and_error",
     "mean_difference",
     "median_of_studies",
@@ -69,8 +77,10 @@ __all__ = [
     "probability_of_improvement",
     "probit",
     "proportion_interval",
+    "rank_correlation",
     "return_pattern",
     "signed_rank_tests",
+    "slope_over_seeds",
     "stratified_interval",
     "time_ratios",
     "time_to_target_profile",

@@ -91,6 +91,19 @@ def effective_robustness(line: Line, id_N: ArrayLike, ood_N: ArrayLike) -> np.nd
     return np.asarray(ood_N, np.float64) - expected
 
 
+def rank_correlation(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """Spearman's ρ over the last axis; NaN without spread.
+
+    >>> rank_correlation([1.0, 2.0, 9.0], [[1.0, 3.0, 4.0], [3.0, 2.0, 1.0]]).tolist()
+    [1.0, -1.0]
+    """
+    ranks = [stats.rankdata(z, axis=-1) for z in (x, y)]
+    a, b = (r - r.mean(-1, keepdims=True) for r in ranks)
+    spread = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    covariance = (a * b).sum(-1)
+    return np.where(spread > 0, covariance / np.where(spread > 0, spread, 1.0), np.nan)
+
+
 def _both(id_N: ArrayLike, ood_N: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     inside, outside = np.asarray(id_N, np.float64), np.asarray(ood_N, np.float64)
     known = ~(np.isnan(inside) | np.isnan(outside))

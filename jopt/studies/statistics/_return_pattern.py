@@ -6,9 +6,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
-from jopt.studies.statistics._fits import fit_line
+from jopt.studies.statistics._fits import fit_line, rank_correlation
 
 # N runs; S resamples.
 
@@ -82,8 +81,8 @@ def return_pattern(
     slope, curvature = (
         _interval(float(fitted[k]), fitted_S[:, k], level) for k in (1, 2)
     )
-    ranks_S = _spearman(x[drawn_SN], y[drawn_SN])
-    rho = _interval(float(_spearman(x, y)), ranks_S, level)
+    ranks_S = rank_correlation(x[drawn_SN], y[drawn_SN])
+    rho = _interval(float(rank_correlation(x, y)), ranks_S, level)
     name = _name(slope, curvature, rho)
     return ReturnPattern(name, len(x), slope, curvature, rho, _slope_ratio(x, y))
 
@@ -120,15 +119,6 @@ def _quadratic(u: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Coefficients a, b, c of y by 1, u, u², over the last axis."""
     design = np.stack([np.ones_like(u), u, u * u], axis=-1)
     return np.einsum("...cn,...n->...c", np.linalg.pinv(design), y)
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's ρ over the last axis; NaN without spread."""
-    ranks = [stats.rankdata(z, axis=-1) for z in (x, y)]
-    a, b = (r - r.mean(-1, keepdims=True) for r in ranks)
-    spread = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    covariance = (a * b).sum(-1)
-    return np.where(spread > 0, covariance / np.where(spread > 0, spread, 1.0), np.nan)
 
 
 def _slope_ratio(x: np.ndarray, y: np.ndarray) -> float:
