@@ -213,6 +213,11 @@ def _draw(groups: Groups, rates: dict[str, str], path: Path) -> None:
             panel.plot(x, y, "o:", color=f"C{number}", ms=4, label=name)
             panel.plot(x[ring], y[ring], "o", color=f"C{number}", ms=9, mfc="none")
         panel.set_xscale("log")
+        # Three ticks in plain digits: powers of ten overlap within a decade.
+        least, most = panel.get_xlim()
+        ticks = np.geomspace(least * 1.15, most / 1.15, 3)
+        panel.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks], minor=False)
+        panel.set_xticks([], minor=True)
         panel.set_xlabel(title)
     panels[0].set_ylabel(f"normalised accuracy, {METHODS[method]}, %")
     panels[0].legend(fontsize=8)
