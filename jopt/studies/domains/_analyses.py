@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jopt.studies._numbers import interval, mean_of, number
 from jopt.studies._table_pages import Table
 from jopt.studies.domains._metrics import Metric
 from jopt.studies.domains._models import (
@@ -24,7 +25,6 @@ from jopt.studies.domains._models import (
     known,
     values,
 )
-from jopt.studies.domains._tables import interval, mean_of, number
 from jopt.studies.statistics import Interval, fit_line, return_pattern
 
 TOP = 10

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jopt.studies._numbers import interval, number
 from jopt.studies._table_pages import Table
 from jopt.studies.domains._levels import LEVELS
 from jopt.studies.domains._metrics import Metric
 from jopt.studies.domains._models import Fitted, Models, kept, values
-from jopt.studies.domains._tables import interval, number
 from jopt.studies.statistics import (
     Interval,
     mean_difference,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jopt.studies._numbers import UNKNOWN, interval
 from jopt.studies._table_pages import Table
 from jopt.studies.model_pool._results import (
     Result,
@@ -21,9 +22,7 @@ from jopt.studies.model_pool._results import (
 )
 from jopt.studies.model_pool._text import (
     NAMES,
-    UNKNOWN,
     count_text,
-    interval_text,
     percent,
     spread,
 )
@@ -81,7 +80,13 @@ def lines(results: Sequence[Result], examples: int) -> Table:
             found = line_intervals(inside, outside, examples=count)
             numbers = (found.slope, found.intercept, found.r_squared, found.spearman)
             rows.append(
-                [optimizer, group, str(found.runs), scale, *map(interval_text, numbers)]
+                [
+                    optimizer,
+                    group,
+                    str(found.runs),
+                    scale,
+                    *(interval(x, 2) for x in numbers),
+                ]
             )
     header = ("optimizer", "family", "models", "scale", "slope", "intercept", "R²")
     note = (
@@ -125,7 +130,13 @@ def calibration_by_accuracy(results: Sequence[Result]) -> Table:
             numbers = (found.slope, found.r_squared, found.spearman)
             label = NAMES[figure].removesuffix(", %")
             rows.append(
-                [optimizer, group, str(found.runs), label, *map(interval_text, numbers)]
+                [
+                    optimizer,
+                    group,
+                    str(found.runs),
+                    label,
+                    *(interval(x, 2) for x in numbers),
+                ]
             )
     header = ("optimizer", "family", "models", "ECE", "slope", "R²", "Spearman ρ")
     note = "Least squares by OOD accuracy, both from 0 to 1; intervals as in P1."
@@ -226,4 +237,4 @@ def _mean(x: np.ndarray) -> str:
     if np.isnan(x).any():  # no line
         return UNKNOWN
     found = stratified_interval([x], lambda y: float(y.mean()))
-    return interval_text(found, digits=1)
+    return interval(found, digits=1)

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jopt.studies._numbers import UNKNOWN, interval
 from jopt.studies._table_pages import Table
 from jopt.studies.model_pool._members import PLAIN
 from jopt.studies.model_pool._results import Result, families, optimizers
 from jopt.studies.model_pool._text import (
     NAMES,
-    UNKNOWN,
-    interval_text,
     plus_minus,
     spread,
 )
@@ -102,7 +101,7 @@ def _slope(results: Sequence[Result], figure: str) -> str:
     if len(set(decades)) < 2:
         return UNKNOWN
     seeds = np.array([100 * result.figures[figure] for result in results])
-    return interval_text(slope_over_seeds(decades, seeds), digits=1)
+    return interval(slope_over_seeds(decades, seeds), digits=1)
 
 
 def _by_level(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
+from jopt.studies._numbers import UNKNOWN, number
 from jopt.studies.model_pool._results import Result
-from jopt.studies.statistics import Interval
 
-UNKNOWN = "–"
 NAMES = {
     "id_acc": "ID accuracy, %",
     "ood_acc": "OOD accuracy, %",
@@ -31,18 +30,9 @@ def plus_minus(mean: float, deviation: float, sign: str = "") -> str:
     return text if math.isnan(deviation) else f"{text} ± {deviation:.1f}"
 
 
-def interval_text(found: Interval, digits: int = 2) -> str:
-    if math.isnan(found.value):
-        return UNKNOWN
-    text = f"{found.value:.{digits}f}"
-    if math.isnan(found.low):
-        return text
-    return f"{text} ({found.low:.{digits}f} to {found.high:.{digits}f})"
-
-
 def percent(share: float) -> str:
-    return UNKNOWN if math.isnan(share) else f"{100 * share:.1f}"
+    return number(100 * share, 1)
 
 
 def count_text(n: float) -> str:
-    return UNKNOWN if math.isnan(n) else f"{n:.0f}"
+    return number(n, 0)

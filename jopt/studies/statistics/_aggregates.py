@@ -27,6 +27,18 @@ class Interval(NamedTuple):
     high: float
 
 
+def percentile_interval(value: float, drawn_S: np.ndarray, level: float) -> Interval:
+    """Percentiles of the resamples that have a number; NaN without one.
+
+    >>> percentile_interval(0.5, np.array([0.0, 1.0, np.nan]), 1.0)
+    Interval(value=0.5, low=0.0, high=1.0)
+    """
+    known = drawn_S[~np.isnan(drawn_S)]
+    if not known.size:
+        return Interval(value, float("nan"), float("nan"))
+    return _percentiles(value, known, level)
+
+
 def interquartile_mean(scores: ArrayLike) -> float:
     """Mean without the lowest and the highest ⌊n/4⌋ of n scores.
 

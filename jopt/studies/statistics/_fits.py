@@ -41,7 +41,7 @@ def fit_line(id_N: ArrayLike, ood_N: ArrayLike) -> Line:
     >>> round(line.slope, 6), round(line.intercept, 6), round(line.kendall, 6)
     (0.5, 0.05, 1.0)
     """
-    return _fit(*_both(id_N, ood_N))
+    return _fit(*known_pairs(id_N, ood_N))
 
 
 def fit_probit(id_N: ArrayLike, ood_N: ArrayLike, examples: int) -> Line:
@@ -55,7 +55,7 @@ def fit_probit(id_N: ArrayLike, ood_N: ArrayLike, examples: int) -> Line:
     >>> round(line.slope, 6), round(line.intercept, 6)
     (0.8, -0.3)
     """
-    inside, outside = _both(id_N, ood_N)
+    inside, outside = known_pairs(id_N, ood_N)
     line = _fit(probit(inside, examples), probit(outside, examples))
     return line._replace(examples=examples)
 
@@ -104,7 +104,12 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     return np.where(spread > 0, covariance / np.where(spread > 0, spread, 1.0), np.nan)
 
 
-def _both(id_N: ArrayLike, ood_N: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def known_pairs(id_N: ArrayLike, ood_N: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Both figures of the runs of which both are known.
+
+    >>> [x.tolist() for x in known_pairs([0.5, 0.6], [np.nan, 0.3])]
+    [[0.6], [0.3]]
+    """
     inside, outside = np.asarray(id_N, np.float64), np.asarray(ood_N, np.float64)
     known = ~(np.isnan(inside) | np.isnan(outside))
     return inside[known], outside[known]

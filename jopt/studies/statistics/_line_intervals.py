@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jopt.studies.statistics._aggregates import Interval
-from jopt.studies.statistics._fits import probit, rank_correlation
+from jopt.studies.statistics._aggregates import Interval, percentile_interval
+from jopt.studies.statistics._fits import known_pairs, probit, rank_correlation
 
 # N runs; K seeds of each; S resamples.
 
@@ -49,9 +49,7 @@ def line_intervals(
     >>> [round(number, 6) for number in found.slope]
     [0.5, 0.5, 0.5]
     """
-    x, y = np.asarray(id_N, np.float64), np.asarray(ood_N, np.float64)
-    known = ~(np.isnan(x) | np.isnan(y))
-    x, y = x[known], y[known]
+    x, y = known_pairs(id_N, ood_N)
     if examples:
         x, y = probit(x, examples), probit(y, examples)
     drawn_SN = np.random.default_rng(seed).integers(
@@ -60,7 +58,8 @@ def line_intervals(
     values = _lines(x, y)
     drawn = _lines(x[drawn_SN], y[drawn_SN])
     slope, intercept, r_squared, spearman = (
-        _interval(value, own, level) for value, own in zip(values, drawn, strict=True)
+        percentile_interval(float(value), own, level)
+        for value, own in zip(values, drawn, strict=True)
     )
     return LineIntervals(slope, intercept, r_squared, spearman, len(x))
 
@@ -90,7 +89,7 @@ def slope_over_seeds(
     drawn = np.random.default_rng(seed).integers(seeds, size=(resamples, count, seeds))
     means_SN = np.take_along_axis(y[None], drawn, axis=-1).mean(-1)
     slopes = _lines(np.broadcast_to(x, means_SN.shape), means_SN)[0]
-    return _interval(value, slopes, level)
+    return percentile_interval(float(value), slopes, level)
 
 
 def _lines(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -107,11 +106,3 @@ def _lines(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
     r_squared = np.where(both, xy**2 / np.where(both, xx * yy, 1.0), np.nan)
     intercept = y.mean(-1) - slope * x.mean(-1)
     return slope, intercept, r_squared, rank_correlation(x, y)
-
-
-def _interval(value: np.ndarray, drawn_S: np.ndarray, level: float) -> Interval:
-    known = drawn_S[~np.isnan(drawn_S)]
-    if not known.size:
-        return Interval(float(value), np.nan, np.nan)
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(low), float(high))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jopt.studies.statistics._fits import fit_line, rank_correlation
+from jopt.studies.statistics._aggregates import Interval, percentile_interval
+from jopt.studies.statistics._fits import fit_line, known_pairs, rank_correlation
 
 # N runs; S resamples.
 
 MIN_RUNS = 20
-Estimate: TypeAlias = tuple[float, float, float]  # value, low, high
 
 
 class ReturnPattern(NamedTuple):
@@ -31,9 +31,9 @@ class ReturnPattern(NamedTuple):
 
     name: str
     runs: int
-    slope: Estimate
-    curvature: Estimate
-    spearman: Estimate
+    slope: Interval
+    curvature: Interval
+    spearman: Interval
     slope_ratio: float
 
 
@@ -68,29 +68,27 @@ def return_pattern(
     >>> [return_pattern(inside, f(inside)).name for f in (np.sqrt, lambda a: a**3)]
     ['diminishing', 'increasing']
     """
-    x, y = np.asarray(id_N, np.float64), np.asarray(ood_N, np.float64)
-    known = ~(np.isnan(x) | np.isnan(y))
-    x, y = x[known], y[known]
+    x, y = known_pairs(id_N, ood_N)
     if len(x) < MIN_RUNS or np.ptp(x) == 0:
         nan = float("nan")
-        unknown = (nan, nan, nan)
+        unknown = Interval(nan, nan, nan)
         return ReturnPattern("insufficient", len(x), unknown, unknown, unknown, nan)
     drawn_SN = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
     u = (x - x.mean()) / x.std()
     fitted, fitted_S = _quadratic(u, y), _quadratic(u[drawn_SN], y[drawn_SN])
     slope, curvature = (
-        _interval(float(fitted[k]), fitted_S[:, k], level) for k in (1, 2)
+        percentile_interval(float(fitted[k]), fitted_S[:, k], level) for k in (1, 2)
     )
     ranks_S = rank_correlation(x[drawn_SN], y[drawn_SN])
-    rho = _interval(float(rank_correlation(x, y)), ranks_S, level)
+    rho = percentile_interval(float(rank_correlation(x, y)), ranks_S, level)
     name = _name(slope, curvature, rho)
     return ReturnPattern(name, len(x), slope, curvature, rho, _slope_ratio(x, y))
 
 
 def _name(
-    slope: Estimate,
-    curvature: Estimate,
-    rho: Estimate,
+    slope: Interval,
+    curvature: Interval,
+    rho: Interval,
 ) -> str:
     straight = _holds_zero(curvature)
     if _holds_zero(rho):
@@ -100,19 +98,11 @@ def _name(
     return "increasing" if curvature[0] > 0 else "diminishing"
 
 
-def _holds_zero(interval: Estimate) -> bool:
+def _holds_zero(interval: Interval) -> bool:
     """Also where it is unknown, and where it is off zero by rounding alone."""
     value, low, high = interval
     tiny = 1e-9 * max(1.0, abs(value))
     return not (low > tiny or high < -tiny)
-
-
-def _interval(value: float, drawn_S: np.ndarray, level: float) -> Estimate:
-    known = drawn_S[~np.isnan(drawn_S)]
-    if not known.size:
-        return value, float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return value, float(low), float(high)
 
 
 def _quadratic(u: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -8,25 +8,28 @@ import numpy as np
 
 from jopt.studies.statistics import Interval, stratified_interval
 
+UNKNOWN = "–"
 
-def number(value: float) -> str:
-    """Three decimals; a dash for NaN.
+
+def number(value: float, digits: int = 3) -> str:
+    """So many decimals; a dash for NaN.
 
     >>> number(0.25), number(float("nan"))
     ('0.250', '–')
     """
-    return "–" if math.isnan(value) else f"{value:.3f}"
+    return UNKNOWN if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def interval(found: Interval) -> str:
+def interval(found: Interval, digits: int = 3) -> str:
     """A value, with its interval where there is one.
 
     >>> interval(Interval(0.5, 0.25, 0.75))
     '0.500 (0.250 to 0.750)'
     """
-    if math.isnan(found.low):
-        return number(found.value)
-    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+    text = number(found.value, digits)
+    if math.isnan(found.value) or math.isnan(found.low):
+        return text
+    return f"{text} ({number(found.low, digits)} to {number(found.high, digits)})"
 
 
 def mean_of(x: np.ndarray) -> str:
