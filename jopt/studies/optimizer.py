@@ -22,6 +22,7 @@ from functools import partial
 from jopt.data.environments import TASKS, load_task
 from jopt.errors import ConfigError, DataError
 from jopt.studies._experiment import Experiment
+from jopt.studies._flags import names_of
 from jopt.studies.domains._bucket import Bucket, run_bucket
 from jopt.studies.domains._levels import LEVELS
 from jopt.studies.domains._report import summarize
@@ -30,7 +31,6 @@ from jopt.studies.domains._search import (
     SIZE_NAMES,
     Wanted,
     buckets,
-    names_of,
 )
 
 

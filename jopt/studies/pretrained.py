@@ -29,7 +29,7 @@ from jopt.data.environments import FOLDER_SETS, DomainTask
 from jopt.errors import ConfigError, DataError, check_choice
 from jopt.reporting import markdown_table
 from jopt.studies._experiment import Experiment
-from jopt.studies.domains._search import names_of
+from jopt.studies._flags import names_of
 from jopt.studies.model_pool._architectures import (
     build,
     feature_dim,

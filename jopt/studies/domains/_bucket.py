@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 
 from jopt.data.environments import DomainTask, seed_hash
 from jopt.studies._experiment import Row
+from jopt.studies._segments import segments_of
 from jopt.studies.domains._evaluation import FIGURES, PARTS
 from jopt.studies.domains._lanes import (
     Lane,
@@ -94,12 +94,11 @@ def _evaluations(
     settings = stacked_settings(bucket.trials)
     seeds = [seed_hash(bucket.trial_seed, trial.number) for trial in bucket.trials]
     lanes = started(programs, settings, seeds, static.pool)
-    steps = evaluation_steps(bucket.num_steps, bucket.eval_every)
-    for begin, end in itertools.pairwise([0, *steps]):
-        index = orders(static.task, bucket, seeds, begin, end)
+    for steps in segments_of(bucket.num_steps, bucket.eval_every):
+        index = orders(static.task, bucket, seeds, steps.start, steps.stop)
         lanes, segment = programs.advance(settings, lanes, static.pool, index)
         found = static.evaluate(lanes.params, lanes.model_state, static.stack)
-        yield end, *jax.tree.map(np.asarray, (segment, found))
+        yield steps.stop, *jax.tree.map(np.asarray, (segment, found))
 
 
 def compiled(bucket: Bucket) -> tuple[Static, LaneProgram]:
@@ -120,15 +119,6 @@ def started(
     keys_L = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
     example = {"inputs": pool.inputs[0, :1], "targets": pool.targets[0, :1]}
     return programs.init(settings, keys_L, example)
-
-
-def evaluation_steps(num_steps: int, eval_every: int) -> list[int]:
-    """Steps after which models are evaluated; the last one is among them.
-
-    >>> evaluation_steps(250, 100)
-    [100, 200, 250]
-    """
-    return [*range(eval_every, num_steps, eval_every), num_steps]
 
 
 def stacked_settings(trials: Sequence[Trial]) -> dict[str, jax.Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from jopt.data.environments import DomainTask
@@ -147,12 +147,3 @@ def _named(drawn: Mapping[str, float]) -> dict[str, float]:
     optim = {k.removeprefix("optim."): v for k, v in drawn.items() if "optim." in k}
     rest = {k: float(v) for k, v in drawn.items() if "optim." not in k}
     return {f"optim.{k}": float(v) for k, v in resolved(optim).items()} | rest
-
-
-def names_of(text: str) -> Sequence[str]:
-    """Names from a flag.
-
-    >>> names_of("sgd,adam")
-    ('sgd', 'adam')
-    """
-    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.merging import Distillation, distill, mean_of_others, scale, task_norms
+from jopt.studies._optimizers import clipped_adam
 from jopt.studies.merging._encoders import Encode, Encoder
 from jopt.studies.merging._model import Head, logits
-from jopt.studies.merging._optimizers import clipped_adam
 from jopt.studies.merging._sources import BATCH, World
 from jopt.tree import PyTree
 

@@ -8,15 +8,11 @@ from typing import Any
 import optax
 
 import jopt
+from jopt.studies._optimizers import clipped_adam
 
 _MOMENTUM = 0.9
 _DECAY = 0.01
 _RHO = 0.05
-
-
-def clipped_adam(rate: Any, steps: int) -> optax.GradientTransformation:
-    """Clipping to norm 1, Adam, and a cosine from the rate to zero."""
-    return _clipped(optax.adam(_cosine(rate, steps)))
 
 
 def _cosine(rate: Any, steps: int) -> optax.Schedule:

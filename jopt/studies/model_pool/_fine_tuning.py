@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.data.environments import DomainTask, seed_hash
-from jopt.studies.domains._bucket import evaluation_steps
+from jopt.studies._segments import segments_of
 from jopt.studies.domains._evaluation import Stack, stacked
 from jopt.studies.model_pool._architectures import HEAD, build
 from jopt.studies.model_pool._figures_of_logits import Record, record_of
@@ -24,7 +24,6 @@ from jopt.studies.model_pool._training import (
     Batches,
     Network,
     logits_of,
-    segments_of,
     trained,
 )
 from jopt.studies.selection import Run, select_step
@@ -119,7 +118,8 @@ def fine_tune(
     model = build(architecture, task.input_shape, task.num_classes)
     start = network._replace(params=with_new_head(network.params, task.num_classes))
     stack = _stack(task, seed)
-    due = set(evaluation_steps(protocol.steps, protocol.eval_every))
+    segments = segments_of(protocol.steps, protocol.eval_every)
+    due = {segment.stop for segment in segments}
     records = []
     for step, now in trained(
         *(model, start, protocol.optimizer, rate, protocol.steps),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt.objectives.calibration import hits
+from jopt.studies._segments import segments_of
 from jopt.studies.model_pool._architectures import build
 from jopt.studies.model_pool._data import Halves, share_of
 from jopt.studies.model_pool._recipes import RECIPES, recipe_batches
@@ -17,7 +18,6 @@ from jopt.studies.model_pool._training import (
     Batches,
     Network,
     logits_of,
-    segments_of,
     trained,
 )
 

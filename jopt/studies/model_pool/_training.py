@@ -16,7 +16,7 @@ import jopt
 from jopt.merging._descend import descend
 from jopt.models import Model
 from jopt.optimizers import torch_sgd
-from jopt.studies.merging._optimizers import clipped_adam
+from jopt.studies._optimizers import clipped_adam
 
 # K steps; B rows of each; E environments; N examples; C classes.
 
@@ -104,15 +104,6 @@ def _programs(
         return descend(loss, carry, batches, tx, frozen=frozen)[0]
 
     return jax.jit(start), jax.jit(advance)
-
-
-def segments_of(steps: int, length: int) -> list[range]:
-    """Steps in parts of one length; the last may be shorter.
-
-    >>> segments_of(5, 2)
-    [range(0, 2), range(2, 4), range(4, 5)]
-    """
-    return [range(k, min(k + length, steps)) for k in range(0, steps, length)]
 
 
 def logits_of(model: Model, network: Network, inputs: Any) -> jax.Array:
