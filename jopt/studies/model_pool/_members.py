@@ -88,7 +88,7 @@ SIZES = {
         batch_size=64,
         rate=2e-3,
         protocols=_protocols(
-            (3e-3, 0.01, 0.03, 0.1), (1e-4, 3e-4, 1e-3, 3e-3), 3, 120, 40, 12
+            (0.01, 0.03, 0.1, 0.3), (3e-4, 1e-3, 3e-3, 1e-2), 3, 240, 60, 12
         ),
         of_folders=_FOLDERS,
         optimizers=("momentum",),
