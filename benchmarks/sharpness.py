@@ -10,12 +10,13 @@ the time does not depend on them. All programs of a task are in one process and 
 turns of five steps (a period of LookSAM), `--rounds` times, in an order that moves on
 by one each round; the first round warms up.
 
-Part `steps`: the training step as `train.py` runs it, SGD under every member, and the
-optimizers that set their own step size:
+Part `steps`: the training step as `train.py` runs it, SGD under every member, Muon
+under that of its own geometry, and the optimizers that set their own step size:
 
   evals     gradients in a step, forward pass included; of LookSAM a mean
   cpu ms    processor time of all threads, median of the rounds
-  of base   its ratio to the step of SGD, of the medians (of single rounds)
+  of base   its ratio to the step of SGD, or of Muon where the name says so, of the
+            medians (of single rounds)
   bound     1.05 x evals x base: `within` or `ABOVE`
 
 Part `pairs`: two gradients at different parameters on one batch, one after the other
@@ -33,7 +34,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from _options import add_timing
 from _tables import percent, ratio
@@ -50,21 +51,50 @@ CONFIGS = {
     "image": "configs/images.py:cnn,mnist5k",
 }
 PARTS = ("steps", "pairs", "curvature")
-# Form -> gradients in a step, settings of the oracle, and the one optimizer of all.
-FORMS: dict[str, tuple[float, dict[str, Any], dict[str, Any]]] = {
-    "sgd": (1, {}, {}),
-    "sam": (2, {"name": "sam"}, {}),
-    "asam": (2, {"name": "asam"}, {}),
-    "sam, spectral": (2, {"name": "sam", "norm": "spectral"}, {}),
-    "gsam": (2, {"name": "gsam"}, {}),
-    "wsam": (2, {"name": "wsam"}, {}),
-    "f_sam": (2, {"name": "f_sam"}, {}),
-    "looksam": (1 + 1 / 5, {"name": "looksam", "period": 5}, {}),
-    "ae_sam, never": (1, {"name": "ae_sam", "c_start": 1e9, "c_end": 1e9}, {}),
-    "functional_sam": (2, {"name": "functional_sam"}, {}),
-    "delta_sgd": (2, {}, {"name": "delta_sgd"}),
-    "sa_sam": (3, {}, {"name": "sa_sam"}),
-    "sa_sam, perturbation": (2, {}, {"name": "sa_sam", "smoothness": "perturbation"}),
+
+
+class Form(NamedTuple):
+    """A training step.
+
+    Attributes:
+        evals: gradients in it.
+        oracle: settings of it.
+        whole: of the one optimizer of all parameters; none for the base.
+        base: key of `RULES`; the form of this name is what it is compared with.
+    """
+
+    evals: float
+    oracle: Mapping[str, Any] = {}
+    whole: Mapping[str, Any] = {}
+    base: str = "sgd"
+
+
+# Base -> matched parameters and their optimizer, the first that fits.
+RULES = {
+    "sgd": {"all": (r".*", "sgd")},
+    "muon": {
+        "matrix": (r"(blocks|layers)/.*/kernel", "muon"),
+        "rest": (r".*", "sgd"),
+    },
+}
+FORMS = {
+    "sgd": Form(1),
+    "sam": Form(2, {"name": "sam"}),
+    "asam": Form(2, {"name": "asam"}),
+    "sam, spectral": Form(2, {"name": "sam", "norm": "spectral"}),
+    "gsam": Form(2, {"name": "gsam"}),
+    "wsam": Form(2, {"name": "wsam"}),
+    "f_sam": Form(2, {"name": "f_sam"}),
+    "looksam": Form(1 + 1 / 5, {"name": "looksam", "period": 5}),
+    "ae_sam, never": Form(1, {"name": "ae_sam", "c_start": 1e9, "c_end": 1e9}),
+    "functional_sam": Form(2, {"name": "functional_sam"}),
+    "delta_sgd": Form(2, whole={"name": "delta_sgd"}),
+    "sa_sam": Form(3, whole={"name": "sa_sam"}),
+    "sa_sam, perturbation": Form(
+        2, whole={"name": "sa_sam", "smoothness": "perturbation"}
+    ),
+    "muon": Form(1, base="muon"),
+    "muon, sam, spectral": Form(2, {"name": "sam", "norm": "spectral"}, base="muon"),
 }
 HEADERS = {
     "steps": ("task", "step", "evals", "cpu ms", "of base", "bound"),
@@ -74,13 +104,13 @@ HEADERS = {
 
 
 def make_plan(task: str, form: str) -> Any:
-    """The plan of a run of a task with SGD in one of `FORMS`."""
+    """The plan of a run of a task in one of `FORMS`."""
     from jopt.training import presets
     from jopt.training._flags import load_config
     from jopt.training._plan import make_plan, resolve
 
     config = load_config(CONFIGS[task])
-    _, oracle, whole = FORMS[form]
+    _, oracle, whole, base = FORMS[form]
     config.oracle.update(oracle)
     config.monitor.every_steps = 0
     config.optim.order, config.optim.rules = (), {}
@@ -88,8 +118,11 @@ def make_plan(task: str, form: str) -> Any:
         config.train.schedule.name = "constant"
         config.optim.whole_tree.optimizer.update(whole)
     else:
-        config.optim.order = ("all",)
-        config.optim.rules = {"all": presets.rule(".*", "sgd", 0.01)}
+        config.optim.order = tuple(RULES[base])
+        config.optim.rules = {
+            name: presets.rule(match, optimizer, 0.01)
+            for name, (match, optimizer) in RULES[base].items()
+        }
     return make_plan(resolve(config))
 
 
@@ -183,22 +216,21 @@ def measure(
 
 
 def step_rows(task: str, timings: Mapping[str, Timing]) -> list[list[str]]:
-    """One row for each form, against the step of SGD."""
-    base = timings["sgd"]
+    """One row for each form, against the step of its base."""
     table = []
-    for form, timing in timings.items():
-        evals = FORMS[form][0]
-        versus = ratio(timing.cpu, base.cpu)
-        limit = BOUND * evals
+    for name, timing in timings.items():
+        form = FORMS[name]
+        versus = ratio(timing.cpu, timings[form.base].cpu)
+        limit = BOUND * form.evals
         verdict = "within" if versus.medians <= limit else "ABOVE"
         table.append(
             [
                 task,
-                form,
-                f"{evals:g}",
+                name,
+                f"{form.evals:g}",
                 f"{1e3 * statistics.median(timing.cpu):.1f}",
-                "-" if form == "sgd" else percent(versus),
-                "-" if form == "sgd" else f"{limit:.2f} {verdict}",
+                "-" if name == form.base else percent(versus),
+                "-" if name == form.base else f"{limit:.2f} {verdict}",
             ]
         )
     return table

@@ -24,11 +24,15 @@ def test_rows_compare_with_as_many_base_steps_as_gradients(sharpness):
         "sgd": timing([0.1], [0.1]),
         "sam": timing([0.2], [0.2]),
         "sa_sam": timing([0.4], [0.4]),
+        "muon": timing([0.2], [0.2]),
+        "muon, sam, spectral": timing([0.3], [0.3]),
     }
-    base, sam, sa_sam = sharpness.step_rows("text", timings)
+    base, sam, sa_sam, muon, spectral = sharpness.step_rows("text", timings)
     assert base == ["text", "sgd", "1", "100.0", "-", "-"]
     assert sam[2:] == ["2", "200.0", "2.000 (2.000-2.000)", "2.10 within"]
     assert sa_sam[2:] == ["3", "400.0", "4.000 (4.000-4.000)", "3.15 ABOVE"]
+    assert muon[2:] == ["1", "200.0", "-", "-"]
+    assert spectral[2:] == ["2", "300.0", "1.500 (1.500-1.500)", "2.10 within"]
 
 
 def test_a_firing_of_nineteen_steps_takes_a_twentieth_from_361_on(sharpness):
@@ -39,12 +43,13 @@ def test_a_firing_of_nineteen_steps_takes_a_twentieth_from_361_on(sharpness):
     assert int(least) == 19 * 19  # so 19 of 380
 
 
-@pytest.mark.parametrize("form", ["sam", "sa_sam"])
+@pytest.mark.parametrize("form", ["sam", "sa_sam", "muon, sam, spectral"])
 def test_a_form_is_the_run_that_it_names(sharpness, small_image, form):
     plan = sharpness.make_plan("image", form)
-    _, oracle, whole = sharpness.FORMS[form]
+    _, oracle, whole, base = sharpness.FORMS[form]
     assert plan.config.oracle.name == oracle.get("name", "value_and_grad")
     assert plan.config.optim.whole_tree.optimizer.name == whole.get("name", "none")
+    assert base != "muon" or plan.config.optim.rules.matrix.name == "muon"
     batch = sharpness.random_batch(plan)
     assert batch["inputs"].shape == (plan.config.train.batch_size, 8, 8, 1)
     sharpness.step_of(plan)()
