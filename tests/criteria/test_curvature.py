@@ -209,7 +209,8 @@ def test_views_are_matrices_apart(name):
         bends = [(m * brute(c[None])[0], c.trace()), form, (m * np.sqrt(6), 1)]
         for curvature, values in zip(found["constants"], bends, strict=True):
             ours = float(curvature.l_max[i]), float(curvature.l_op[i])
-            np.testing.assert_allclose(ours, values, rtol=1e-4)
+            # The polar factor is known to 1e-4, and a form is of second order in it.
+            np.testing.assert_allclose(ours, values, rtol=4e-4)
 
 
 def test_matrices_of_one_shape_are_one_call():
