@@ -74,7 +74,8 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
     yield from _sharpness.faults(config)
     yield from _local_faults.faults(config)
     yield from _mesh_keys.faults(config)
-    yield from _image_keys.faults(config)
+    if not _environment_keys.is_on(config):
+        yield from _image_keys.faults(config)
     yield from _environment_keys.faults(config, dict(flatten(config)))
     yield from _curvature_faults(config)
     yield from _shard_faults(config)

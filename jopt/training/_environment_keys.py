@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from jopt.data.environments import (
     ENVIRONMENT_SETS,
+    FOLDER_SETS,
     ON_DISK,
     Asked,
     EnvironmentSet,
@@ -142,6 +143,11 @@ def _data_faults(config: ConfigDict) -> Iterator[str]:
         yield (
             f"data.environments is {own.environments}, which is for data.name = "
             "'amazon'; leave it out"
+        )
+    if own.name not in (*FOLDER_SETS, "folders") and own.image_size is not None:
+        yield (
+            f"data.image_size is {own.image_size}, which is for images in folders, and "
+            f"data.name is {own.name!r}; leave it out"
         )
     for key in ("image_size", "environments"):
         if own[key] is not None and own[key] < 1:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -21,6 +20,7 @@ from jopt.training._environment_source import PARTS, EnvironmentSource
 from jopt.training._evaluation import by_domain
 from jopt.training._task import Task, Totals
 
+Results = dict[str, float]
 # What is kept of a part of an environment, and its name in `env{e}_{part}_{name}`.
 FIGURES = {"accuracy": "acc", "ece": "ece", "nll": "nll", "bits_per_byte": "bits"}
 
@@ -40,7 +40,7 @@ class EnvironmentTask(Task):
     tests: tuple[int, ...]
     trained: tuple[int, ...]
 
-    def results(self, totals: Totals) -> dict[str, float]:
+    def results(self, totals: Totals) -> Results:
         """ID, OOD and of each part of each environment.
 
         `eval/accuracy`, `eval/loss` and so on are ID: means over the training
@@ -57,27 +57,17 @@ class EnvironmentTask(Task):
             for own in by_domain(totals, numbers).values()
         ]
         held_out = [of_part[2 * e + 1] for e in self.trained]
+        unseen = [of_part[2 * e + part] for e in self.tests for part in (0, 1)]
         counted = f"eval/{self.count}"
-        found = _means(held_out) | {
+        return {
+            **_means(held_out),
             counted: sum(own[counted] for own in held_out),
             "eval/worst_accuracy": min(own["eval/accuracy"] for own in held_out),
+            **_unseen(unseen),
+            **_named(of_part),
         }
-        unseen = [of_part[2 * e + part] for e in self.tests for part in (0, 1)]
-        if unseen:
-            ood = _means(unseen)
-            found |= {
-                f"eval/ood/{name}": ood[f"eval/{name}"]
-                for name in FIGURES
-                if f"eval/{name}" in ood
-            }
-        for number, own in enumerate(of_part):
-            place = f"eval/env{number // 2}_{PARTS[number % 2]}"
-            for name, short in FIGURES.items():
-                if f"eval/{name}" in own:
-                    found[f"{place}_{short}"] = own[f"eval/{name}"]
-        return found
 
-    def describe(self, results: dict[str, float], split: str = "validation") -> str:
+    def describe(self, results: Results, split: str = "validation") -> str:
         """The headline ID and, where there is a test environment, OOD."""
         metric, unit = self.headline
         ood = results.get(metric.replace("eval/", "eval/ood/"), math.nan)
@@ -118,5 +108,24 @@ def _row(found: EnvironmentSet, config: ConfigDict) -> dict[str, np.ndarray]:
     }
 
 
-def _means(results: Sequence[dict[str, float]]) -> dict[str, Any]:
+def _means(results: Sequence[Results]) -> Results:
     return {name: float(np.mean([own[name] for own in results])) for name in results[0]}
+
+
+def _unseen(results: Sequence[Results]) -> Results:
+    """OOD figures, of the parts of test environments; none without any."""
+    if not results:
+        return {}
+    means = _means(results)
+    names = (name for name in FIGURES if f"eval/{name}" in means)
+    return {f"eval/ood/{name}": means[f"eval/{name}"] for name in names}
+
+
+def _named(of_part: Sequence[Results]) -> Results:
+    """The figures of each part of each environment, by its place."""
+    return {
+        f"eval/env{number // 2}_{PARTS[number % 2]}_{short}": own[f"eval/{name}"]
+        for number, own in enumerate(of_part)
+        for name, short in FIGURES.items()
+        if f"eval/{name}" in own
+    }
