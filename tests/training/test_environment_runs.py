@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from jopt.training.algorithms import ALGORITHMS, build_algorithm, settings_of
 from jopt.transforms import SkipState, reset_state
 from jopt.tree import all_finite
 
+ROOT = Path(__file__).parents[2]
 ANNEAL = 2
 
 
@@ -260,6 +262,17 @@ def test_settings_of_a_config_are_those_of_the_algorithm(plan):
     assert set(own) - {"name"} == set(settings_of("irm"))
     assert state.settings["penalty_weight"] == own.penalty_weight == 100
     assert state.settings["anneal_steps"] == ANNEAL
+
+
+def test_a_sweep_tunes_the_settings_of_each_algorithm(monkeypatch, capsys):
+    from jopt.__main__ import main
+
+    monkeypatch.chdir(ROOT)
+    sweep = "configs/sweeps/environments_digits.py:smoke"
+    assert main(["sweep", f"--config={sweep}", "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("--config.objective.algorithm.penalty_weight=") == 2
+    assert "4 runs to tune 4 arms" in out
 
 
 RUN = (
