@@ -55,6 +55,19 @@ def algorithm_faults(config: ConfigDict) -> Iterator[str]:
         yield from _fish_faults(config)
 
 
+def environment_faults(config: ConfigDict, trained: int) -> Iterator[str]:
+    """What does not fit so many training environments."""
+    name = config.objective.algorithm.name
+    if name != "mldg":
+        return
+    settings = settings_of(name) | algorithm_settings(config)
+    if not 1 <= (count := settings["test_environments"]) < trained:
+        yield (
+            f"{TABLE}.test_environments is {count} of the {trained} training "
+            f"environments; mldg needs from 1 to {trained - 1}"
+        )
+
+
 def _fish_faults(config: ConfigDict) -> Iterator[str]:
     """An optimizer inside Fish makes an update for each environment in a step."""
     whole = config.optim.whole_tree

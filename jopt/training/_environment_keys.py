@@ -16,7 +16,11 @@ from jopt.data.environments import (
     environment_set,
 )
 from jopt.errors import did_you_mean
-from jopt.training._algorithm_keys import ALGORITHM, algorithm_faults
+from jopt.training._algorithm_keys import (
+    ALGORITHM,
+    algorithm_faults,
+    environment_faults,
+)
 from jopt.training._image_keys import shape_faults
 
 # Of `data`, and without meaning where there are no environments.
@@ -177,6 +181,7 @@ def _set_faults(config: ConfigDict, found: EnvironmentSet) -> Iterator[str]:
     if not trained:
         yield f"data.test_envs is {tests}, so no environment is left to train on"
         return
+    yield from environment_faults(config, len(trained))
     rows, rest = divmod(config.train.batch_size, len(trained))
     if rest:
         yield (

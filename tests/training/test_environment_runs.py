@@ -240,6 +240,11 @@ def test_keys_that_cannot_work(key, value, message):
 
 
 def test_what_an_algorithm_cannot_give_is_an_error():
+    config = configured("mldg")
+    with pytest.raises(
+        ConfigError, match=r"algorithm\.test_environments is 2 of the 2"
+    ):
+        validate(config)
     config = configured("fish")
     with pytest.raises(ConfigError, match=r"train\.schedule\.name.*'constant'"):
         validate(config)
