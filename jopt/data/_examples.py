@@ -23,7 +23,7 @@ class Examples:
     """One split: N inputs and their classes.
 
     Attributes:
-        inputs: (N, ...), float32, or uint8 as stored.
+        inputs: (N, ...), float32, or uint8 as stored; int32 are ids and stay so.
         targets: int32 (N,), index into `class_names`.
         domains: int32 (N,), index into `domain_names`.
         class_names, domain_names: the same in all splits.
@@ -66,8 +66,10 @@ class Examples:
         `change` is made to the images as stored.
         """
         stored = self.inputs[index_B]
+        changed = stored if change is None else change(stored)
+        ids = changed.dtype == np.int32
         return {
-            "inputs": self.pixels.normed(stored if change is None else change(stored)),
+            "inputs": changed if ids else self.pixels.normed(changed),
             "targets": self.targets[index_B],
             "mask": np.ones(len(index_B), np.float32),
             "domain": self.domains[index_B],

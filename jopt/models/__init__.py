@@ -22,6 +22,9 @@ from jopt.models._resnet import ResnetConfig as ResnetConfig
 from jopt.models._resnet import resnet as resnet
 from jopt.models._taps import Taps as Taps
 from jopt.models._taps import activation_gram as activation_gram
+from jopt.models._text_encoder import TEXT_ENCODERS as TEXT_ENCODERS
+from jopt.models._text_encoder import TextEncoderConfig as TextEncoderConfig
+from jopt.models._text_encoder import text_encoder as text_encoder
 from jopt.models._transformer import transformer_lm as transformer_lm
 from jopt.models._transformer_config import SIZES as SIZES
 from jopt.models._transformer_config import TransformerConfig as TransformerConfig
@@ -37,6 +40,7 @@ __all__ = [
     "GPT_NEOS",
     "RESNETS",
     "SIZES",
+    "TEXT_ENCODERS",
     "VITS",
     "CnnConfig",
     "GptNeoConfig",
@@ -44,6 +48,7 @@ __all__ = [
     "Model",
     "ResnetConfig",
     "Taps",
+    "TextEncoderConfig",
     "TransformerConfig",
     "VggConfig",
     "VitConfig",
@@ -57,6 +62,7 @@ __all__ = [
     "mlp",
     "nnx_model",
     "resnet",
+    "text_encoder",
     "transformer_lm",
     "vgg",
     "vit",
@@ -68,6 +74,7 @@ CATALOG = {
     "resnet": resnet,
     "vgg": vgg,
     "vit": vit,
+    "text_encoder": text_encoder,
     "transformer_lm": transformer_lm,
     "gpt_neo": gpt_neo,
 }

@@ -12,7 +12,10 @@ from jopt.errors import nearest
 
 # Sub-trees with keys of their own: checked by the model builder and by the rules. Those
 # check the values of `optim.order` and `train.schedule` as well.
-OPEN = ("model", "mesh.rules", "optim.rules", "optim.whole_tree.optimizer")
+OPEN = (
+    *("model", "mesh.rules", "optim.rules", "optim.whole_tree.optimizer"),
+    "objective.algorithm",
+)
 
 # What `monitor.curvature.what` can have.
 CURVATURES = ("lambda_max", "lambda_min", "trace", "stability_ratio")
@@ -35,13 +38,23 @@ def default_config() -> ConfigDict:
                 "tfds_dir": placeholder(str),
                 # Of training images: none, crop, crop_mirror (4 pixels around).
                 "augment": "none",
+                # Of sets of environments (docs/ood.md): the folder of one on your disk,
+                # pixels of a side of its images, numbers of those that are never
+                # trained on, how many of the largest are read of a set with thousands.
+                "root": placeholder(str),
+                "image_size": placeholder(int),
+                "test_envs": placeholder(tuple),
+                "environments": placeholder(int),
+                "trial_seed": 0,  # of what is held out in each
             },
             "model": {"name": "transformer_lm"},
-            # `loss` of classification: cross_entropy or squared.
+            # `loss` of classification: cross_entropy or squared. `algorithm`: one over
+            # several environments, with its settings: erm, irm, vrex, group_dro, ...
             "objective": {
                 "name": "language_model",
                 "loss": "cross_entropy",
                 "label_smoothing": 0.0,
+                "algorithm": {"name": "none"},
             },
             "optim": {
                 "order": (),

@@ -11,6 +11,7 @@ from jopt.errors import ConfigError, did_you_mean
 from jopt.reporting import mirror_faults
 from jopt.training import (
     _batch_sizes,
+    _environment_keys,
     _image_keys,
     _local_faults,
     _mesh_keys,
@@ -73,7 +74,9 @@ def _value_faults(config: ConfigDict) -> Iterator[str]:
     yield from _sharpness.faults(config)
     yield from _local_faults.faults(config)
     yield from _mesh_keys.faults(config)
-    yield from _image_keys.faults(config)
+    if not _environment_keys.is_on(config):
+        yield from _image_keys.faults(config)
+    yield from _environment_keys.faults(config, dict(flatten(config)))
     yield from _curvature_faults(config)
     yield from _shard_faults(config)
     stride = config.eval.stride
@@ -147,6 +150,7 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
     smallest = {
         "data.seq_len": 2,
         "data.domain_shards": 1,
+        "data.trial_seed": 0,
         "train.steps": 1,
         "train.batch_size": 1,
         "train.accumulation": 1,
@@ -175,10 +179,13 @@ def _too_small(config: ConfigDict) -> Iterator[str]:
 
 
 def _bad_choices(config: ConfigDict) -> Iterator[str]:
+    data = _DATASETS.get(
+        config.objective.name, tuple(itertools.chain(*_DATASETS.values()))
+    )
+    if _environment_keys.names_set(config):
+        data = (config.data.name,)  # checked there
     choices = {
-        "data.name": _DATASETS.get(
-            config.objective.name, tuple(itertools.chain(*_DATASETS.values()))
-        ),
+        "data.name": data,
         "objective.name": tuple(_DATASETS),
         "oracle.name": (_sharpness.PLAIN, *_sharpness.MEMBERS),
         "oracle.norm": ("auto", *_sharpness.NORMS),

@@ -79,4 +79,30 @@ def environment_oracle(algorithm: Algorithm, num_environments: int) -> Oracle:
             found = found._replace(environment_grad_fn=at)
         return found, state
 
-    return Oracle(init, apply)
+    never = Algorithm._field_defaults["resets_optimizer"]
+    resets = algorithm.resets_optimizer
+    return Oracle(init, apply, resets_optimizer=None if resets is never else resets)
+
+
+def rows_of_environments(oracle: Oracle, num_environments: int) -> Oracle:
+    """An environment oracle on the batches of a run, whose rows are (B E, ...).
+
+    Row b E + e is of environment e, so a mesh that cuts the rows leaves every device
+    all environments.
+    """
+
+    def by_environment(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, num_environments, *x.shape[1:]).swapaxes(0, 1)
+
+    def apply(
+        oracle_state: Any,
+        params: Any,
+        model_state: Any,
+        batch: Any,
+        key: Any,
+        grams_due: Any = True,
+    ) -> tuple[Gradients, Any]:
+        rows = jax.tree.map(by_environment, batch)
+        return oracle.apply(oracle_state, params, model_state, rows, key, grams_due)
+
+    return oracle._replace(apply=apply)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jopt.training._state import TrainState
-from jopt.training._tasks import Task
+from jopt.training._task import Task
 
 Sums = Callable[..., dict[str, jax.Array]]
 Totals = dict[str, Any]  # name -> float64 number, or array over domains

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jopt import optimizers
 from jopt.training._batch_sizes import batch_sizes
+from jopt.training._environment_task import EnvironmentTask
 from jopt.training._plan import Plan
 from jopt.training._sharpness import describe
 from jopt.tree import count, size_bytes
@@ -24,12 +25,26 @@ def explain(plan: Plan) -> str:
         f"model             {per_item:,} FLOPs per {kind[:-1]}, forward and backward",
         f"a step            {in_step:,} {kind}, {in_step * per_item / 1e9:.2f} GFLOP",
         f"the run           {config.train.steps:,} steps, {in_run:,} {kind}",
-        f"gradients         {describe(config)}",
+        *_gradients(plan),
         f"compute type      {config.train.compute_dtype}",
         f"mesh              {dict(plan.mesh.shape)}",
         *_adaptive(plan),
     ]
     return "\n".join(lines)
+
+
+def _gradients(plan: Plan) -> list[str]:
+    """Where they come from; with an algorithm over environments, of which ones."""
+    config, task = plan.config, plan.task
+    if not isinstance(task, EnvironmentTask):
+        return [f"gradients         {describe(config)}"]
+    rows = config.train.batch_size // len(task.trained)
+    listed = ", ".join(map(str, task.tests)) or "none"
+    return [
+        f"algorithm         {config.objective.algorithm.name}, {rows} rows of each of "
+        f"{len(task.trained)} environments a step",
+        f"test environments {listed}",
+    ]
 
 
 def _states(plan: Plan) -> list[str]:

@@ -21,29 +21,33 @@ def faults(config: ConfigDict) -> Iterator[str]:
         yield from _only_for_images(config)
         return
     yield from _choices(config)
-    height, width, channels = images.shape
-    wanted = {
-        "image_size": height,
-        "channels": channels,
-        "input_dim": math.prod((height, width, channels)),
-    }
-    for key, value in wanted.items():
-        if config.model.get(key, value) != value:
-            yield (
-                f"model.{key} is {config.model[key]}; the images of data.name = "
-                f"{config.data.name!r} are {images.shape}, so it must be {value}"
-            )
-    classes = config.model.get("num_classes", images.num_classes)
-    if isinstance(classes, int) and classes < images.num_classes:
-        yield (
-            f"model.num_classes is {classes}; data.name = {config.data.name!r} has "
-            f"{images.num_classes} classes"
-        )
+    yield from shape_faults(config, images.shape, images.num_classes)
     known = (*images.corruptions, "all")
     for name in config.eval.corruptions:
         if name not in known:
             hint = did_you_mean(name, known)
             yield f"eval.corruptions has {name!r}; known are {list(known)}{hint}"
+
+
+def shape_faults(
+    config: ConfigDict, shape: tuple[int, ...], num_classes: int
+) -> Iterator[str]:
+    """Whether the model is for inputs (H, W, C), or (T,), of so many classes."""
+    wanted = {"input_dim": math.prod(shape)}
+    if len(shape) == 3:
+        wanted |= {"image_size": shape[0], "channels": shape[2]}
+    for key, value in wanted.items():
+        if config.model.get(key, value) != value:
+            yield (
+                f"model.{key} is {config.model[key]}; the inputs of data.name = "
+                f"{config.data.name!r} are {shape}, so it must be {value}"
+            )
+    classes = config.model.get("num_classes", num_classes)
+    if isinstance(classes, int) and classes < num_classes:
+        yield (
+            f"model.num_classes is {classes}; data.name = {config.data.name!r} has "
+            f"{num_classes} classes"
+        )
 
 
 def _choices(config: ConfigDict) -> Iterator[str]:

@@ -56,11 +56,14 @@ class Oracle(NamedTuple):
             false, `activation_grams` are NaN and cost nothing.
         skipped: `skipped(oracle_state) -> oracle_state`, from before a step to after it
             where a guard has undone the step; most keep it as it is.
+        resets_optimizer: `resets_optimizer(oracle_state) -> bool`, traced: whether the
+            state of the optimizer starts anew before the step; None for never.
     """
 
     init: Callable[[PyTree], PyTree]
     apply: Callable[..., tuple[Gradients, PyTree]]
     skipped: Callable[[PyTree], PyTree] = lambda oracle_state: oracle_state
+    resets_optimizer: Callable[[PyTree], jax.Array] | None = None
 
 
 class Refine(NamedTuple):

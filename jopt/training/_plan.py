@@ -25,6 +25,7 @@ from jopt.parallel import (
 from jopt.training._adaptive_batch import AdaptiveBatch, check_smallest
 from jopt.training._batch_sizes import consumed
 from jopt.training._config_checks import validate
+from jopt.training._environment_plan import environments_of
 from jopt.training._grams import grams_of
 from jopt.training._local_updates import (
     anywhere,
@@ -209,16 +210,16 @@ def make_plan(config: ConfigDict) -> Plan:
     batch = task.example_batch(config)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
     params = placed(params, shard_parameters(params, mesh, rules))
-    optimizer = _monitored(
-        build(
-            inner_config(config),
-            anywhere(params) if is_on(config) else params,
-            matrix_specs=model.matrix_specs,
-            attention=model.attention,
-        ),
-        config,
-        model,
+    optimizer = build(
+        inner_config(config),
+        anywhere(params) if is_on(config) else params,
+        matrix_specs=model.matrix_specs,
+        attention=model.attention,
     )
+    environments = environments_of(config, task, model)
+    if environments is not None:
+        optimizer = environments.around(optimizer)
+    optimizer = _monitored(optimizer, config, model)
     replicas = replicas_of(config, optimizer, mesh)
     watched = model.attention if "max_attention_logits" in optimizer.needs else ()
     adaptive = None
@@ -240,6 +241,8 @@ def make_plan(config: ConfigDict) -> Plan:
     )
 
     def oracles(count: int) -> Oracle:
+        if environments is not None:
+            return environments.oracle
         if member is not None:
             return sharp_oracle(
                 member,

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jopt.models import Model
 from jopt.training._sharpness import MEMBERS
-from jopt.training._tasks import Task
+from jopt.training._task import Task
 from jopt.transforms import most_risen
 
 PyTree = Any

@@ -22,7 +22,7 @@ from jopt.training._second_pass import (
     handing_outputs,
     second_pass,
 )
-from jopt.training._tasks import Task
+from jopt.training._task import Task
 from jopt.transforms import Sharpness, SharpnessState
 
 PyTree = Any

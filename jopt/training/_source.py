@@ -63,7 +63,7 @@ class TextSource:
 
     @functools.cached_property
     def share(self) -> dict[str, Any]:
-        return _share(self.config)
+        return row_share_of(self.config)
 
     @functools.cached_property
     def windows(self) -> data.TrainWindows | data.DomainShards:
@@ -114,7 +114,7 @@ class ExampleSource:
 
     @functools.cached_property
     def share(self) -> dict[str, Any]:
-        return _share(self.config)
+        return row_share_of(self.config)
 
     @functools.cached_property
     def examples(self) -> data.TrainExamples:
@@ -162,7 +162,7 @@ class ExampleSource:
                 yield name, severity, batches
 
 
-def _share(config: ConfigDict) -> dict[str, Any]:
+def row_share_of(config: ConfigDict) -> dict[str, Any]:
     """Which rows of a global batch are this process's."""
     if jax.process_count() == 1:
         return {}

@@ -21,6 +21,7 @@ from jopt.transforms import (
     SwitchState,
     layer_metrics,
     merge_geometry,
+    reset_state,
     select,
     unmonitored,
 )
@@ -41,7 +42,8 @@ def make_step(
     `grad_norm`, `update_norm`, `param_norm`, and whatever transforms report through a
     `metrics` field of their state. `written` makes numbers of them.
     `learning_rate_factor`, of the oracle's state before the step, is for an optimizer
-    that needs it.
+    that needs it. Where the oracle says so, the state of the same optimizer starts anew
+    before the update, see `jopt.transforms.reset_state`.
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
@@ -55,9 +57,13 @@ def make_step(
         factor: Metrics = {}
         if learning_rate_factor is not None:
             factor["learning_rate_factor"] = learning_rate_factor(state.oracle_state)
+        opt_state = state.opt_state
+        if oracle.resets_optimizer is not None:
+            resets = oracle.resets_optimizer(state.oracle_state)
+            opt_state = reset_state(optimizer.tx, opt_state, state.params, resets)
         updates, opt_state = optimizer.tx.update(
             gradients.grads,
-            state.opt_state,
+            opt_state,
             state.params,
             **extra_args(optimizer.needs, gradients, key, factor),
         )
@@ -112,6 +118,7 @@ def extra_args(
         "grad_fn": gradients.grad_fn,
         "half_difference": gradients.half_difference,
         "activation_grams": gradients.activation_grams,
+        "environment_grad_fn": gradients.environment_grad_fn,
         # Stacked over microbatches, of which the transform takes the largest.
         "max_attention_logits": gradients.aux.taps,
         "key": key,

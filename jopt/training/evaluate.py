@@ -13,7 +13,7 @@ from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
 
 if TYPE_CHECKING:
     from jopt.training._evaluation import Totals
-    from jopt.training._tasks import Task
+    from jopt.training._task import Task
 
 SPLITS = ("validation", "test")
 LOSS = "eval/loss"

@@ -11,9 +11,12 @@ import optax
 from jopt.transforms._cautious import CautiousState
 from jopt.transforms._hyperball import HyperballState
 from jopt.transforms._momentum import MomentumState
+from jopt.transforms._monitor import MonitorState
+from jopt.transforms._skip import SkipState
 from jopt.tree import PyTree
 
-# Fields that belong to a schedule and not to what was seen of gradients.
+# Fields that belong to a schedule, or to what watches a run, and not to what was seen
+# of gradients.
 _SCHEDULES: dict[type, tuple[str, ...]] = {
     optax.InjectStatefulHyperparamsState: (
         "count",
@@ -23,6 +26,8 @@ _SCHEDULES: dict[type, tuple[str, ...]] = {
     CautiousState: ("step",),
     HyperballState: ("step",),
     MomentumState: ("step",),
+    MonitorState: ("seen", "metrics"),
+    SkipState: ("skipped", "in_a_row"),
 }
 
 
@@ -38,8 +43,9 @@ def reset_state(
 
     Moments and averages are those of `tx.init(params)`; parameters are not touched, and
     schedules go on: the counters of learning rates, decays and momenta that follow a
-    schedule stay, those of Optax and of jopt, also under `optax.inject_hyperparams`.
-    Where `reset` is false the state stays as it is.
+    schedule stay, those of Optax and of jopt, also under `optax.inject_hyperparams`. So
+    do the counts of skipped steps and what `monitor` knows. Where `reset` is false the
+    state stays as it is.
 
     Args:
         tx: whose state this is.

@@ -14,14 +14,19 @@ import pytest
 
 from jopt.data import _mnist60k
 from jopt.data.environments import (
+    ENVIRONMENT_SETS,
+    ON_DISK,
     TASKS,
+    Asked,
     Part,
     coloured,
     dealt,
+    environment_set,
     folders_task,
     grey,
     holdout,
     load_task,
+    read_set,
     rotated,
     seed_hash,
     wilds_task,
@@ -289,6 +294,60 @@ def test_wilds_on_disk(tmp_path):
         wilds_task("amazon", tmp_path)
     with pytest.raises(DataError, match="download the set with the package wilds"):
         wilds_task("camelyon17", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in SMALL))
+        for name in TASKS
+    ],
+)
+def test_what_is_known_of_a_set_without_its_data(name):
+    try:
+        task = read_set(name)  # fails where the numbers are others
+    except DataError as error:
+        pytest.skip(str(error))
+    known = environment_set(name)
+    assert known.test_envs == task.default_test_envs
+    assert (known.kind == "language_model") == (task.metric == "bits_per_byte")
+    part = task.envs[0].source.rows(np.arange(2))
+    assert part["inputs"].shape[1:] == known.input_shape
+
+
+def test_sets_on_the_disk_of_a_user(tmp_path):
+    assert set(ENVIRONMENT_SETS) == {*TASKS, *ON_DISK}
+    pytest.importorskip("PIL")
+    for env in ("a", "b", "c"):
+        for kind in ("cat", "dog"):
+            _image(tmp_path / "own" / env / kind / "0.png", 9)
+    asked = Asked(tmp_path / "own", image_size=4)
+    own = environment_set("folders", asked)
+    assert own[:4] == (3, (4, 4, 3), 2, (0,))
+    assert read_set("folders", asked).input_shape == (4, 4, 3)
+    assert environment_set("office_home", asked)[:3] == (4, (4, 4, 3), 65)
+    with pytest.raises(DataError, match="office_home has 4 environments"):
+        read_set("office_home", asked)
+    with pytest.raises(ConfigError, match=r"name it in data\.root"):
+        read_set("vlcs")
+
+    users = [
+        {"reviewerID": user, "reviewText": "fine", "overall": 5.0}
+        for user, count in (("ann", 1), ("bob", 3), ("cid", 2), ("eve", 4))
+        for _ in range(count)
+    ]
+    _table(tmp_path / "reviews.csv", users)
+    asked = Asked(tmp_path, environments=2)
+    task = read_set("amazon", asked)
+    assert [env.name for env in task.envs] == ["bob", "eve"]
+    batch = everything(task.envs[1])
+    assert batch["inputs"].dtype == np.int32 and batch["inputs"].shape == (4, 512)
+    assert environment_set("amazon", asked._replace(environments=8)).test_envs == (6, 7)
+    with pytest.raises(DataError, match=r"amazon has 6 environments .* found 4"):
+        read_set("amazon", asked._replace(environments=6))
+    with pytest.raises(ConfigError, match=r"data\.environments says how many"):
+        environment_set("amazon")
+    assert environment_set("civilcomments")[:4] == (16, (512,), 2, ())
 
 
 def test_unknown_names():

@@ -20,6 +20,7 @@ from jopt.models import (
     mlp,
     nnx_model,
     resnet,
+    text_encoder,
     transformer_lm,
     vgg,
     vit,
@@ -134,6 +135,13 @@ def image_sample(build: Any, size: int = 8, **settings: Any) -> Sample:
     )
 
 
+def encoder_sample(**settings: Any) -> Sample:
+    small = {"vocab_size": 11, "num_layers": 1, "embed_dim": 12, "num_heads": 2}
+    model = text_encoder({**small, "context": 6, "num_classes": 3, **settings})
+    inputs = jnp.array([[3, 1, 10, 4, 0, 0], [5, 0, 0, 0, 0, 0]])
+    return Sample(model, {"inputs": inputs}, has_dropout=bool(settings.get("dropout")))
+
+
 SAMPLES = {
     "mlp": mlp_sample,
     "cnn": lambda: image_sample(cnn, 4, width=4, groups=2),
@@ -161,6 +169,8 @@ SAMPLES = {
     "transformer_bfloat16": lambda: lm_sample(compute_dtype="bfloat16", mlp="gelu"),
     # Six positions of six, and the second block sees two of them at a time.
     "gpt_neo": lambda: lm_sample(gpt_neo, num_layers=2, context=6, window=2),
+    "text_encoder": lambda: encoder_sample(dropout=0.5),
+    "text_encoder_mean": lambda: encoder_sample(pool="mean"),
     "nnx_batch_norm": nnx_sample,
     "linen_batch_norm": linen_sample,
 }
@@ -180,6 +190,8 @@ SLOW = {
     "transformer_scanned_grouped",
     "transformer_bfloat16",
     "gpt_neo",
+    "text_encoder",
+    "text_encoder_mean",
 }
 
 

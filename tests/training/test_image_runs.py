@@ -32,6 +32,20 @@ def gpt_neo(layers: int, width: int, context: int) -> int:
     return layers * block + (50257 + context + 2) * width
 
 
+def resnet50(classes: int) -> int:
+    """The 25,557,032 of ImageNet with another head."""
+    return 25_557_032 + 2049 * (classes - 1000)
+
+
+def distilbert(classes: int) -> int:
+    """30,522 tokens, 512 positions, six blocks of 12 D^2 + 13 D, two layers more."""
+    width = 768
+    blocks = 6 * (12 * width**2 + 13 * width)
+    encoder = (30_522 + 512 + 2) * width + blocks
+    assert encoder == 66_362_880
+    return encoder + (width + 1) * width + (width + 1) * classes
+
+
 SIZES = {
     "sa_sam_cifar10:vgg19,released": (20_040_522, 35_157, 256),
     "sa_sam_cifar10:vgg19,paper": (20_040_522, 35_157, 256),
@@ -49,6 +63,13 @@ SIZES = {
     "palsgd:gpt_neo_125m,none": (gpt_neo(12, 768, 1024), 5_000, 2_048),
     "palsgd:resnet50": (25_557_032, 111_724, 1_024),
     "palsgd:resnet50,local_sgd": (25_557_032, 111_724, 1_024),
+    "domainbed:pacs": (resnet50(7), 5_001, 96),
+    "domainbed:vlcs,irm": (resnet50(5), 5_001, 96),
+    "domainbed:office_home,group_dro": (resnet50(65), 5_001, 96),
+    "domainbed:terra_incognita,and_mask": (resnet50(10), 5_001, 96),
+    "domainbed:domain_net,coral": (resnet50(345), 15_001, 160),
+    "wilds:civilcomments,group_dro": (distilbert(2), 80_000, 16),
+    "wilds:amazon,irm": (distilbert(5), 80_000, 48),
 }
 
 
@@ -56,6 +77,8 @@ QUICK = (
     "sa_sam_cifar10:vgg19,released",
     "no_wrong_turns:transformer",
     "palsgd:gpt_neo_8m",
+    "domainbed:pacs",
+    "wilds:civilcomments,group_dro",
 )
 
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jopt
-from jopt.transforms import reset_state
+from jopt.transforms import monitor, reset_state, skip_nonfinite
 
 W = {"w": jnp.array([1.0, -2.0])}
 G = {"w": jnp.array([0.5, 3.0])}
@@ -71,3 +71,17 @@ def test_lanes_reset_at_their_own_time():
     lanes = jax.vmap(lambda due: reset_state(tx, old, W, due))(jnp.array([True, False]))
     assert lanes[0].count.tolist() == [0, 2]
     assert not lanes[0].mu["w"][0].any() and lanes[0].mu["w"][1].all()
+
+
+def test_what_watches_a_run_goes_on_watching():
+    """Skipped steps stay counted, and a monitor knows which update comes next."""
+    tx = monitor(skip_nonfinite(optax.adam(HALVING)), 2)
+    nan = {"w": jnp.full(2, jnp.nan)}
+    old = stepped(tx, tx.init(W), 3)
+    _, old = tx.update(nan, old, W)
+    new = reset_state(tx, old, W, True)
+    assert (int(new.seen), new.metrics.keys()) == (4, old.metrics.keys())
+    inside = new.inner_state
+    assert (int(inside.skipped), int(inside.in_a_row)) == (1, 1)
+    adam, schedule = inside.inner_state
+    assert not adam.mu["w"].any() and adam.count == 0 and schedule.count == 3

@@ -29,6 +29,14 @@ from jopt.data.environments._folders import (
 from jopt.data.environments._genres import TextWindows, genres_task, text_windows
 from jopt.data.environments._holdout import HOLDOUT, holdout, seed_hash
 from jopt.data.environments._pooled import POOLS, dealt, pool
+from jopt.data.environments._sets import (
+    ENVIRONMENT_SETS,
+    ON_DISK,
+    Asked,
+    EnvironmentSet,
+    environment_set,
+    read_set,
+)
 from jopt.data.environments._tasks import TASKS, load_task
 from jopt.data.environments._turned import (
     CHANGES,
@@ -42,13 +50,17 @@ from jopt.data.environments._wilds import SCHEMES, wilds_task
 
 __all__ = [
     "CHANGES",
+    "ENVIRONMENT_SETS",
     "FOLDER_SETS",
     "HOLDOUT",
+    "ON_DISK",
     "POOLS",
     "SCHEMES",
     "TASKS",
+    "Asked",
     "DomainTask",
     "Environment",
+    "EnvironmentSet",
     "ImageFiles",
     "Part",
     "Parts",
@@ -58,6 +70,7 @@ __all__ = [
     "coloured_task",
     "corrupted_task",
     "dealt",
+    "environment_set",
     "folder_set",
     "folders_task",
     "genres_task",
@@ -66,6 +79,7 @@ __all__ = [
     "load_task",
     "original_task",
     "pool",
+    "read_set",
     "rotated",
     "rotated_task",
     "seed_hash",

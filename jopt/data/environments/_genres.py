@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -56,8 +57,11 @@ class TextWindows:
         """
         if change is not None:
             raise DataError("text has no augmentation; leave it out")
-        stream = Stream(self.corpus, self.seq_len)
-        return stream.cut(self.documents[index_B], self.starts[index_B])
+        return self._stream.cut(self.documents[index_B], self.starts[index_B])
+
+    @functools.cached_property
+    def _stream(self) -> Stream:
+        return Stream(self.corpus, self.seq_len)
 
 
 def text_windows(documents: Sequence[Document], seq_len: int) -> TextWindows:

@@ -98,7 +98,11 @@ SCHEMES = {
 
 
 def wilds_task(
-    name: str, root: str | os.PathLike[str], *, min_examples: int = 1
+    name: str,
+    root: str | os.PathLike[str],
+    *,
+    min_examples: int = 1,
+    largest: int | None = None,
 ) -> DomainTask:
     """Environments of a WILDS set that was downloaded before.
 
@@ -111,6 +115,7 @@ def wilds_task(
         name: a key of `SCHEMES`.
         root: the folder of the set, such as `data/camelyon17_v1.0`.
         min_examples: environments with fewer are left out.
+        largest: of the others only so many, those with most examples, are kept.
 
     Fails: `DataError` where the table, one of its columns or all examples are missing.
     """
@@ -128,6 +133,9 @@ def wilds_task(
             f"{root / scheme.table} has no environment of {min_examples} examples or "
             "more; lower min_examples"
         )
+    if largest is not None:
+        by_size = sorted(kept, key=lambda domain: -len(kept[domain]))[:largest]
+        kept = {domain: kept[domain] for domain in sorted(by_size)}
     read = _images if scheme.image else _texts
     envs = tuple(
         Environment(domain, read(root, domain, rows, scheme))
