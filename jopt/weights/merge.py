@@ -16,7 +16,7 @@ from jopt.errors import (
     did_you_mean,
     print_error,
 )
-from jopt.training._platform import set_xla_flags
+from jopt.training._platform import return_freed_memory, set_xla_flags
 from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
 
 _EPILOG = """\
@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
     """Merges and prints what it found; 2 for what cannot be merged as asked."""
     args, rest = _parser().parse_known_args(argv)
     set_xla_flags()
+    return_freed_memory()
     try:
         _run(args, rest)
     except (ConfigError, ShapeError) as error:
