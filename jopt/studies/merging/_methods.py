@@ -32,8 +32,10 @@ SPECTRAL: dict[str, Callable[..., MergeTransform]] = {
     "iso_c": merging.iso_c,
     "iso_cts": merging.iso_cts,
 }
-# Those of the paper, the closed form of WUDI, and Iso-C.
+BASE = "base"
+# None at all; those of the paper, the closed form of WUDI, and Iso-C.
 METHODS = {
+    BASE: "none (base)",
     "task_arithmetic": "TA",
     "ties": "TIES",
     "tsv_m": "TSV-M",
@@ -76,6 +78,8 @@ def merged(
         reference_T: validation accuracies of the sources, which accuracies are over.
     """
     base, architecture = world.model.encoder, world.problem.architecture
+    if method == BASE:
+        return Merged(base, own=False, scale=0.0)
     if method == "emr":
         return Merged(models(base, _emr(stacked)), own=True, scale=1.0)
 

@@ -27,7 +27,7 @@ def draw(found: Sequence[Row], path: Path) -> None:
             [100 * float(row["normalised"]) for row in rows],
             [-settings.index(row["setting"]) - shift for row in rows],
             xerr=[100 * np.nan_to_num(float(row["normalised_error"])) for row in rows],
-            fmt="osD^v<>Ph"[number],
+            fmt="osD^v<>PhX"[number],
             markersize=4,
             lw=1,
             label=METHODS[method],
