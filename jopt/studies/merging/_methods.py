@@ -32,10 +32,8 @@ SPECTRAL: dict[str, Callable[..., MergeTransform]] = {
     "iso_c": merging.iso_c,
     "iso_cts": merging.iso_cts,
 }
-BASE = "base"
-# None at all; those of the paper, the closed form of WUDI, and Iso-C.
+# Those of the paper, the closed form of WUDI, and Iso-C.
 METHODS = {
-    BASE: "none (base)",
     "task_arithmetic": "TA",
     "ties": "TIES",
     "tsv_m": "TSV-M",
@@ -46,6 +44,9 @@ METHODS = {
     "iso_cts": "Iso-CTS",
     "iso_c": "Iso-C",
 }
+# No merge: what all others should be better than.
+BASE = "base"
+NAMES = {BASE: "base", **METHODS}
 
 
 class Merged(NamedTuple):

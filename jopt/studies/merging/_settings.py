@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jopt.studies.merging._conditioning import NORM_RATE, Conditioning
-from jopt.studies.merging._methods import BASE, METHODS
+from jopt.studies.merging._methods import METHODS
 from jopt.studies.merging._rows import GRID, Cell, Setting
 from jopt.studies.merging._sources import Recipe, Sources
 
@@ -50,7 +50,7 @@ class Size(NamedTuple):
     distilled: int = 500
     long: tuple[int, ...] = (0, 3)
     settings: tuple[str, ...] = tuple(SETTINGS)
-    methods: tuple[str, ...] = tuple(name for name in METHODS if name != BASE)
+    methods: tuple[str, ...] = tuple(METHODS)
     grid: tuple[float, ...] = GRID
 
 
