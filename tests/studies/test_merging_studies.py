@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import json
 import re
 from pathlib import Path
@@ -239,6 +240,10 @@ def test_smoke_of_the_transformer(tmp_path, capsys):
     line = ["study", "merging_vit", "--size=smoke", f"--workdir={tmp_path}"]
     assert main(line) == 0
     assert "| mismatch + DisTaC" in capsys.readouterr().out
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        base = [row for row in csv.DictReader(file) if row["method"] == "base"]
+    assert [float(row["scale"]) for row in base] == [0, 0]
+    assert len({row["absolute"] for row in base}) == 1, "whatever became of the sources"
     saved = load_file(tmp_path / "models/base.safetensors")
     assert saved["encoder/blocks/1/attn/q/kernel"].shape == (128, 128)
     assert saved["heads/prototypes"].shape == (8, 10, 128)
