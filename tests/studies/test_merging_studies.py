@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import json
 import re
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_settings_change_one_thing_each():
 def test_the_transformer_without_its_head_gives_what_the_head_is_given():
     encoder = VIT.init(jax.random.split(jax.random.key(0)))
     x = jax.random.normal(jax.random.key(1), (3, 784))
-    head = {"kernel": jnp.linspace(-1, 1, 64)[:, None], "bias": jnp.ones(1)}
+    head = {"kernel": jnp.linspace(-1, 1, 128)[:, None], "bias": jnp.ones(1)}
     images = {"inputs": x.reshape(3, 28, 28, 1)}
     whole, *_ = _vit().apply(
         {**encoder, "head": head}, {}, images, key=None, train=False
@@ -170,10 +171,10 @@ def test_each_projection_of_attention_is_a_matrix_of_its_own(two_transformers):
     leaves = named_leaves(stacked)
     for name in names:
         assert [x.shape for x in task_matrices(leaves[name], specs[name])] == [
-            (1, 2, 64, 64)
+            (1, 2, 128, 128)
         ]
     assert specs.keys() - names == {
-        *("patches/kernel", "positions/embedding"),
+        "patches/kernel",
         *(f"blocks/{i}/mlp/{name}/kernel" for i in range(2) for name in ("up", "down")),
     }
 
@@ -184,7 +185,7 @@ def test_matrices_of_the_transformer_are_merged_one_by_one(two_transformers):
     merged = named_leaves(_reduced("iso_c", VIT, base, stacked))
     for path, leaf in merged.items():
         found = named_leaves(stacked)[path]
-        if leaf.ndim == 2:
+        if path.endswith("/kernel"):
             u, sizes, vt = np.linalg.svd(np.sum(found, axis=0), full_matrices=False)
             expected = sizes.mean() * u @ vt
         else:
@@ -239,9 +240,13 @@ def test_smoke_of_the_transformer(tmp_path, capsys):
     line = ["study", "merging_vit", "--size=smoke", f"--workdir={tmp_path}"]
     assert main(line) == 0
     assert "| mismatch + DisTaC" in capsys.readouterr().out
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        base = [row for row in csv.DictReader(file) if row["method"] == "base"]
+    assert [float(row["scale"]) for row in base] == [0, 0]
+    assert len({row["absolute"] for row in base}) == 1, "whatever became of the sources"
     saved = load_file(tmp_path / "models/base.safetensors")
-    assert saved["encoder/blocks/1/attn/q/kernel"].shape == (64, 64)
-    assert saved["heads/prototypes"].shape == (8, 10, 64)
+    assert saved["encoder/blocks/1/attn/q/kernel"].shape == (128, 128)
+    assert saved["heads/prototypes"].shape == (8, 10, 128)
 
 
 @pytest.mark.slow

@@ -66,9 +66,10 @@ def applied(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 PERCEPTRON = Architecture(256, _init_perceptron, _perceive, lambda: None)
 
-_WIDTH = 64
+_WIDTH = 128
 _HEAD = "head"  # of the model, which has none of its own here
 _FEATURES = f"{_HEAD}/input"
+_POSITIONS = "positions/embedding"
 
 
 @functools.cache
@@ -76,7 +77,7 @@ def _vit() -> Model:
     return vit(
         {
             "image_size": MNIST5K.side,
-            "patch_size": 7,
+            "patch_size": 14,
             "num_layers": 2,
             "embed_dim": _WIDTH,
             "num_heads": 4,
@@ -107,8 +108,10 @@ def _see(encoder: Encoder, x_ND: jax.Array) -> jax.Array:
 
 
 def _vit_specs() -> MatrixSpecs:
+    """Positions have fewer rows than there are tasks, and are averaged."""
     specs = _vit().matrix_specs
-    return {path: x for path, x in specs.items() if not path.startswith(f"{_HEAD}/")}
+    own = {path: x for path, x in specs.items() if not path.startswith(f"{_HEAD}/")}
+    return {**own, _POSITIONS: None}
 
 
 VIT = Architecture(_WIDTH, _init_vit, _see, _vit_specs)

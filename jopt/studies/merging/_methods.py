@@ -44,6 +44,9 @@ METHODS = {
     "iso_cts": "Iso-CTS",
     "iso_c": "Iso-C",
 }
+# No merge: what all others should be better than.
+BASE = "base"
+NAMES = {BASE: "base", **METHODS}
 
 
 class Merged(NamedTuple):
@@ -76,6 +79,8 @@ def merged(
         reference_T: validation accuracies of the sources, which accuracies are over.
     """
     base, architecture = world.model.encoder, world.problem.architecture
+    if method == BASE:
+        return Merged(base, own=False, scale=0.0)
     if method == "emr":
         return Merged(models(base, _emr(stacked)), own=True, scale=1.0)
 

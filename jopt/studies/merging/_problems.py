@@ -15,6 +15,7 @@ class Problem(NamedTuple):
         images: that all tasks see.
         architecture: of the encoder.
         pretraining_steps, pretraining_rate: on all tasks at once.
+        rate: of the fine-tuning, Adam.
         long_rate: of the fine-tuning that makes a long task vector.
     """
 
@@ -22,12 +23,13 @@ class Problem(NamedTuple):
     architecture: Architecture
     pretraining_steps: int
     pretraining_rate: float
+    rate: float
     long_rate: float
 
 
-_VIT = Problem(LARGE, VIT, 120, 1e-3, 8e-3)
+_VIT = Problem(LARGE, VIT, 30, 1e-3, 4e-4, 2.4e-3)
 PROBLEMS = {
-    "digits": Problem(SMALL, PERCEPTRON, 15, 1e-3, 2e-2),
+    "digits": Problem(SMALL, PERCEPTRON, 15, 1e-3, 1e-3, 2e-2),
     "vit": _VIT,
     "vit_smoke": _VIT._replace(pretraining_steps=4),
 }

@@ -42,7 +42,7 @@ class Cell(NamedTuple):
         setting: of the sources.
         seed: of digits, initial weights and batches.
         steps: of the fine-tuning.
-        methods: names of `METHODS`.
+        methods: of `NAMES`.
         grid: scales that are tried.
     """
 

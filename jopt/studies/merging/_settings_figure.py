@@ -9,7 +9,7 @@ import numpy as np
 
 from jopt.reporting import save_svg
 from jopt.studies._experiment import Row
-from jopt.studies.merging._methods import METHODS
+from jopt.studies.merging._methods import NAMES
 
 
 def draw(found: Sequence[Row], path: Path) -> None:
@@ -27,10 +27,10 @@ def draw(found: Sequence[Row], path: Path) -> None:
             [100 * float(row["normalised"]) for row in rows],
             [-settings.index(row["setting"]) - shift for row in rows],
             xerr=[100 * np.nan_to_num(float(row["normalised_error"])) for row in rows],
-            fmt="osD^v<>Ph"[number],
+            fmt="osD^v<>PhX"[number],
             markersize=4,
             lw=1,
-            label=METHODS[method],
+            label=NAMES[method],
         )
     panel.set_yticks([-place for place in range(len(settings))], settings)
     panel.set_xlabel("normalised test accuracy, %, and standard error over seeds")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jopt.reporting import markdown_table
 from jopt.studies._experiment import Row, Summary
 from jopt.studies.merging._means import mean_over_seeds, percent
-from jopt.studies.merging._methods import METHODS
+from jopt.studies.merging._methods import NAMES
 from jopt.studies.merging._settings_figure import draw
 
 JUDGED = "tsv_m"
@@ -31,7 +31,7 @@ def summarize(rows: Sequence[Row]) -> Summary:
         _accuracy_table(groups),
         "### Sources",
         _source_table(groups),
-        f"### Calibration of the merged model, {METHODS[JUDGED]}",
+        f"### Calibration of the merged model, {NAMES[JUDGED]}",
         "A temperature for all tasks, fitted to validation digits. ECE of 15 bins.",
         _calibration_table(groups),
     ]
@@ -77,7 +77,7 @@ def _accuracy_table(groups: Groups) -> str:
                 f"{percent(mean_over_seeds(own, 'normalised'))} ({100 * absolute:.1f})"
             )
         lines.append(line)
-    return markdown_table(["setting", *(METHODS[name] for name in methods)], lines)
+    return markdown_table(["setting", *(NAMES[name] for name in methods)], lines)
 
 
 def _source_table(groups: Groups) -> str:

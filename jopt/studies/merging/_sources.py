@@ -23,7 +23,6 @@ from jopt.studies.merging._tasks import TASKS, Split, Splits, load_splits
 # T tasks; N examples; D pixels; B batch; K steps; C classes.
 
 BATCH = 64
-RATE = 1e-3
 
 
 class Recipe(NamedTuple):
@@ -49,7 +48,7 @@ class Sources(NamedTuple):
         long: the task that has the problem's `long_rate`, and so a long task vector.
         head: of the model.
         optimizer: a name of `OPTIMIZERS`.
-        rate: of the others.
+        rate: of the others; None: that of the problem.
         problem: a name of `PROBLEMS`.
     """
 
@@ -57,7 +56,7 @@ class Sources(NamedTuple):
     long: int | None = None
     head: HeadKind = "cosine"
     optimizer: str = "adam"
-    rate: float = RATE
+    rate: float | None = None
     problem: str = "digits"
 
 
@@ -126,6 +125,7 @@ def _fine_tuned(
 ) -> Encoder:
     """The encoders of some tasks. What a task draws is its own."""
     world = make_world(seed, sources.problem, sources.head)
+    rate = world.problem.rate if sources.rate is None else sources.rate
     chosen = np.array(tasks)
     key = jax.random.fold_in(jax.random.key(seed), 1)
     return _fine_tune(
@@ -134,7 +134,7 @@ def _fine_tuned(
         world.splits.train.inputs[chosen],
         world.splits.train.targets,
         jax.vmap(functools.partial(jax.random.fold_in, key))(chosen),
-        jnp.float32(sources.rate),
+        jnp.float32(rate),
         world.problem.architecture.encode,
         sources.recipe,
         sources.optimizer,
