@@ -134,8 +134,9 @@ def records(folder):
 def test_a_run_with_it_is_the_run_without_it(tmp_path, capsys):
     """Bit for bit, also resumed; what the ratio leaves out is said."""
     flags = (*DIGITS, "--config.checkpoint.every_steps=3")
+    on = (*flags, ON, WITH_RATIO)
     assert main([*flags, f"--workdir={tmp_path / 'off'}"]) == 0
-    assert main([*flags, ON, f"--workdir={tmp_path / 'on'}"]) == 0
+    assert main([*on, f"--workdir={tmp_path / 'on'}"]) == 0
     said = capsys.readouterr()
     assert "stability_ratio without matrix: none is known for muon in a run" in (
         said.out + said.err
@@ -156,7 +157,7 @@ def test_a_run_with_it_is_the_run_without_it(tmp_path, capsys):
     # The last checkpoint is lost: what comes after step 3 is done again.
     shutil.rmtree(tmp_path / "on/checkpoints/6")
     (tmp_path / "on/status.json").unlink()
-    assert main([*flags, ON, f"--workdir={tmp_path / 'on'}"]) == 0
+    assert main([*on, f"--workdir={tmp_path / 'on'}"]) == 0
     again = [r for r in records(tmp_path / "on") if "curvature/lambda_max" in r]
     assert [r["step"] for r in again] == [2, 4, 6, 4, 6]
     for before, after in zip(found[1:], again[3:], strict=True):
