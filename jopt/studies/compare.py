@@ -208,8 +208,7 @@ def _notes(found: Comparison) -> list[str]:
             "For p a diverged run counts as the worst result of its pair, and its side "
             "never wins against one that did not diverge with that seed."
         )
-    if found.at:
-        notes.append(found.at)
+    notes += [words for words in (found.at, found.equal) if words]
     if found.share is not None:
         notes.append(
             f"Modelled time, c = {found.share:g} of a data-parallel step is "

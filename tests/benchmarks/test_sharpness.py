@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from jopt.training._gradient_counts import gradients_per_step
+
 
 @pytest.fixture
 def small_image(sharpness, monkeypatch):
@@ -53,6 +55,19 @@ def test_a_form_is_the_run_that_it_names(sharpness, small_image, form):
     batch = sharpness.random_batch(plan)
     assert batch["inputs"].shape == (plan.config.train.batch_size, 8, 8, 1)
     sharpness.step_of(plan)()
+
+
+def test_gradients_of_a_step_are_those_that_its_config_counts(sharpness):
+    for name, form in sharpness.FORMS.items():
+        oracle = {f"oracle.{key}": value for key, value in form.oracle.items()}
+        whole = {
+            f"optim.whole_tree.optimizer.{key}": value
+            for key, value in form.whole.items()
+        }
+        # This one never climbs, which no config can know.
+        counted = 1 if form.oracle.get("name") == "ae_sam" else None
+        counted = counted or gradients_per_step(oracle | whole)
+        assert form.evals == counted, name
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,39 @@ def test_no_claim_where_rates_go_on_to_decay(two, capsys):
     assert "better" not in out
 
 
+SAM = {"oracle.name": "sam"}
+SA_SAM = {"optim.whole_tree.optimizer.name": "sa_sam"}
+LOOKSAM = {"oracle.name": "looksam", "oracle.period": 2}
+
+
+@pytest.mark.parametrize(
+    ("own", "steps", "claimed"),
+    [
+        (SAM, 30, True),
+        (SA_SAM, 20, True),
+        (SA_SAM | {"optim.whole_tree.optimizer.smoothness": "perturbation"}, 30, True),
+        (LOOKSAM, 40, True),
+        (SAM, 60, True),  # at equal tokens
+        (SAM, 20, False),
+        ({"oracle.name": "ae_sam"}, 30, False),  # only the run knows
+    ],
+)
+def test_budgets_are_equal_in_tokens_or_in_gradients(at, capsys, own, steps, claimed):
+    """60 gradients of the other side; tuning has 8 times as many of each."""
+    for seed in LOW:
+        for name, ends, count, more in (("a", LOW, steps, own), ("b", HIGH, 60, {})):
+            budget = {"trials": 8, "runs": 8, "tokens": 8 * 10 * count}
+            sweep = {"name": "s", "arm": name, "stage": "final", "tuning": budget}
+            write_run(
+                at / f"{name}-{seed}", name, seed, ends[seed], sweep, count, **more
+            )
+    assert main(sorted(p.name for p in at.iterdir())) == 0
+    out = capsys.readouterr().out
+    assert ("a is better" in out) == claimed
+    assert ("equal in gradients" in out) == (claimed and steps != 60)
+    assert ("the tuning budgets differ" in out) == (not claimed)
+
+
 @pytest.mark.parametrize(
     ("own", "message"),
     [

@@ -10,6 +10,10 @@ from jopt.errors import ConfigError
 from jopt.studies import arm, choice, default_sweep, log_uniform, nested
 from jopt.studies.sweeps import _identity
 from jopt.studies.sweeps._definition import final_jobs, tuning_jobs, validate_sweep
+from jopt.studies.sweeps._flatness import GRADIENTS
+from jopt.training._config import flatten
+from jopt.training._flags import load_config
+from jopt.training._gradient_counts import gradients_per_step
 
 ROOT = Path(__file__).parents[2]
 RATE = "optim.rules.matrix.learning_rate"
@@ -114,3 +118,9 @@ def test_final_jobs_are_the_best_on_fresh_seeds_and_another_size():
         assert job.flags[0] == f"--config=configs/{job.arm}_lm.py:tiny"
         assert f"--config.{RATE}={best[job.arm].values[RATE]}" in job.flags
         assert "--config.train.steps=9" in job.flags
+
+
+def test_gradients_of_the_methods_are_those_that_their_configs_count():
+    for method, count in GRADIENTS.items():
+        config = load_config(f"configs/flatness.py:{method},mlp,digits")
+        assert gradients_per_step(dict(flatten(config))) == count, method

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jopt.errors import ConfigError
 from jopt.parallel import relative_time
 from jopt.studies.comparing._sides import Result, Side
+from jopt.training._gradient_counts import gradients_per_step
 
 # What sides may be compared at, besides their ends.
 AXES = ("gradients", "time")
@@ -22,13 +23,16 @@ Config = Mapping[str, Any]
 def gradients(config: Config, steps: float) -> float:
     """Gradients that a replica computes in so many steps, expected over its coins.
 
+    NaN where only the run knows, see `gradients_per_step`.
+
     >>> run = {"local_updates.name": "palsgd", "local_updates.probability": 0.1,
     ...        "local_updates.warmup_steps": 20}
     >>> gradients(run, 120)
     110.0
     """
     warm, apart = _parts(config, steps)
-    return warm + (1 - _probability(config)) * apart
+    each = gradients_per_step(config)
+    return each * (warm + (1 - _probability(config)) * apart)
 
 
 def model_time(config: Config, steps: float, share: float) -> float:

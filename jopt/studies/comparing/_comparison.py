@@ -10,6 +10,12 @@ import numpy as np
 from jopt.errors import check_choice
 from jopt.studies import statistics
 from jopt.studies.comparing._amounts import Cut, cut, gradients, model_time
+from jopt.studies.comparing._budgets import (
+    EQUAL_GRADIENTS,
+    equal_gradients,
+    shown_tuning,
+    unequal_tokens,
+)
 from jopt.studies.comparing._sides import Result, Side
 
 LEVEL = 0.05  # chance that a comparison claims anything false
@@ -69,6 +75,8 @@ class Comparison:
         tests: in the family of p-values.
         obstacles: why no claim is made, whatever the p-values; empty when it may be.
         at: where runs were read, in words; empty at their ends.
+        equal: in what budgets are equal, in words; empty where that is tokens, or they
+            are not.
         share: of communication in a data-parallel step, of the modelled time; or None.
     """
 
@@ -80,6 +88,7 @@ class Comparison:
     tests: int
     obstacles: tuple[str, ...]
     at: str = ""
+    equal: str = ""
     share: float | None = None
 
 
@@ -115,7 +124,13 @@ def compare(
     finite = values[np.isfinite(values)]
     if target is None:
         target = float(finite.max()) if finite.size else float("nan")
-    obstacles = (*_obstacles(sides, seeds), *read.obstacles)
+    unequal = tuple(unequal_tokens(sides))
+    in_gradients = bool(unequal) and equal_gradients(sides)
+    obstacles = (
+        *(() if in_gradients else unequal),
+        *_obstacles(sides, seeds),
+        *read.obstacles,
+    )
     return Comparison(
         metric,
         seeds,
@@ -127,6 +142,7 @@ def compare(
         len(statistics.ordered_pairs(len(sides), baseline)),
         obstacles,
         read.words,
+        EQUAL_GRADIENTS if in_gradients else "",
         share,
     )
 
@@ -136,13 +152,9 @@ def _finished(side: Side) -> list[int]:
 
 
 def _obstacles(sides: Sequence[Side], seeds: Sequence[int]) -> Iterator[str]:
-    tuning = {side.name: side.tuning for side in sides}
-    unknown = [name for name, budget in tuning.items() if budget is None]
+    unknown = [side.name for side in sides if side.tuning is None]
     if unknown:
         yield f"the tuning budget of {', '.join(unknown)} is unknown"
-    elif len({_budget(side) for side in sides}) > 1:
-        budgets = "; ".join(f"{side.name}: {_budget(side)}" for side in sides)
-        yield f"the tuning budgets differ ({budgets})"
     tuned = [side.name for side in sides if side.tuned_on_these]
     if tuned:
         yield f"the seeds of {', '.join(tuned)} also chose the settings"
@@ -153,18 +165,8 @@ def _obstacles(sides: Sequence[Side], seeds: Sequence[int]) -> Iterator[str]:
     ]
     if missing:
         yield f"runs without a result: {', '.join(missing)}"
-    tokens = {side.results[seed].tokens for side in sides for seed in _finished(side)}
-    if len(tokens) > 1:
-        shown = ", ".join(f"{count:,}" for count in sorted(tokens))
-        yield f"the runs train on different numbers of tokens ({shown})"
     if len(seeds) < MIN_SEEDS:
         yield f"{len(seeds)} seeds are common to all; at least {MIN_SEEDS} are needed"
-
-
-def _budget(side: Side) -> str:
-    if side.tuning is None:
-        return "unknown"
-    return "{trials} trials, {runs} runs, {tokens:,} tokens".format(**side.tuning)
 
 
 def _row(
@@ -178,7 +180,7 @@ def _row(
     mean, error = statistics.mean_and_error(values) if len(seeds) else (np.nan, np.nan)
     return Row(
         name=side.name,
-        tuning=_budget(side),
+        tuning=shown_tuning(side),
         seeds=len(seeds),
         diverged=int(np.isinf(values).sum()),
         mean=float(mean),

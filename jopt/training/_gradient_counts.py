@@ -1,0 +1,58 @@
+"""How many gradients of its batch a step takes, as its config says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jopt.training._sharpness import MEMBERS, PLAIN
+
+# Of a second gradient; it climbs as it goes, so only the run knows.
+_UNKNOWN = frozenset({"ae_sam"})
+
+
+def gradients_per_step(config: Mapping[str, Any]) -> float:
+    """Gradients of the batch in a step, forward pass included; a mean over steps.
+
+    Those of the oracle, and those that the one optimizer of all parameters asks for.
+    NaN where only the run knows (`ae_sam`).
+
+    Args:
+        config: by dotted key, resolved; what is missing or None has its default.
+
+    >>> gradients_per_step({"oracle.name": "looksam", "oracle.period": 4})
+    1.25
+    >>> gradients_per_step({"optim.whole_tree.optimizer.name": "sa_sam"})
+    3.0
+    """
+    return _of_oracle(config) + _of_whole_tree(config)
+
+
+def _of_oracle(config: Mapping[str, Any]) -> float:
+    name = config.get("oracle.name", PLAIN)
+    if name == PLAIN:
+        return 1.0
+    if name in _UNKNOWN:
+        return math.nan
+    own = MEMBERS[name] | {
+        key: config[f"oracle.{key}"]
+        for key in MEMBERS[name]
+        if config.get(f"oracle.{key}") is not None
+    }
+    second = {"looksam": lambda: 1 / own["period"], "esam": lambda: own["gamma"]}
+    return 1.0 + second.get(name, lambda: 1.0)()
+
+
+def _of_whole_tree(config: Mapping[str, Any]) -> float:
+    """Beyond the first: of the last iterate, and of the perturbed parameters."""
+
+    def own(key: str, default: str) -> str:
+        return config.get(f"optim.whole_tree.optimizer.{key}", default)
+
+    match own("name", "none"):
+        case "adgd" | "delta_sgd":
+            return 0.0 if own("gradient_pair", "same_batch") == "stored" else 1.0
+        case "sa_sam":
+            return 2.0 if own("smoothness", "trajectory") == "trajectory" else 1.0
+    return 0.0
