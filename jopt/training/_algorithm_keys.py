@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -41,6 +41,15 @@ def algorithm_faults(config: ConfigDict) -> Iterator[str]:
             "jopt.training.algorithms only"
         )
     settings = settings_of(name)
+    wrong = list(_setting_faults(config, name, settings))
+    yield from wrong or _late_faults(config)
+    if name == "fish":
+        yield from _fish_faults(config)
+
+
+def _setting_faults(
+    config: ConfigDict, name: str, settings: Mapping[str, Any]
+) -> Iterator[str]:
     for key, value in algorithm_settings(config).items():
         if key not in settings:
             known = tuple(settings)
@@ -49,10 +58,27 @@ def algorithm_faults(config: ConfigDict) -> Iterator[str]:
                 f"unknown key {TABLE}.{key}; {name} has "
                 f"{', '.join(known) or 'no settings'}{hint}"
             )
-        elif isinstance(value, str) != isinstance(settings[key], str):
+        elif not _fits(value, settings[key]):
             yield f"{TABLE}.{key} is {value!r}; the default is {settings[key]!r}"
-    if name == "fish":
-        yield from _fish_faults(config)
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value can stand for a default: text for text, a number for a number."""
+    if isinstance(default, str):
+        return isinstance(value, str)
+    return value is not None and not isinstance(value, str)
+
+
+def _late_faults(config: ConfigDict) -> Iterator[str]:
+    """A penalty that sets in after the end of the run."""
+    settings = settings_of(config.objective.algorithm.name) | algorithm_settings(config)
+    for key, value in settings.items():
+        if key.endswith("anneal_steps") and value >= config.train.steps > 1:
+            yield (
+                f"{TABLE}.{key} is {value}, and the run has {config.train.steps} "
+                "steps, so nothing of the algorithm would set in; take fewer, or "
+                f"{ALGORITHM} = 'erm'"
+            )
 
 
 def environment_faults(config: ConfigDict, trained: int) -> Iterator[str]:
@@ -61,7 +87,8 @@ def environment_faults(config: ConfigDict, trained: int) -> Iterator[str]:
     if name != "mldg":
         return
     settings = settings_of(name) | algorithm_settings(config)
-    if not 1 <= (count := settings["test_environments"]) < trained:
+    count = settings["test_environments"]
+    if not isinstance(count, int) or not 1 <= count < trained:
         yield (
             f"{TABLE}.test_environments is {count} of the {trained} training "
             f"environments; mldg needs from 1 to {trained - 1}"

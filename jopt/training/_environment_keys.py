@@ -24,7 +24,13 @@ from jopt.training._algorithm_keys import (
 from jopt.training._image_keys import shape_faults
 
 # Of `data`, and without meaning where there are no environments.
-_OWN = {"root": None, "image_size": None, "test_envs": None, "environments": None}
+_OWN = {
+    "root": None,
+    "image_size": None,
+    "test_envs": None,
+    "environments": None,
+    "trial_seed": 0,
+}
 # What works on microbatches, on replicas or on the plain loss, and images as stored.
 _LEFT_ALONE: dict[str, Any] = {
     "objective.loss": "cross_entropy",
@@ -103,7 +109,7 @@ def faults(config: ConfigDict, values: Mapping[str, Any]) -> Iterator[str]:
 
 def _without(config: ConfigDict) -> Iterator[str]:
     name = config.data.name
-    if name in ENVIRONMENT_SETS and config.data.path is None:
+    if name in ENVIRONMENT_SETS:
         yield (
             f"data.name is {name!r}, which has environments; set {ALGORITHM}, 'erm' "
             "for the mean of their risks"
@@ -153,9 +159,11 @@ def _data_faults(config: ConfigDict) -> Iterator[str]:
             f"data.image_size is {own.image_size}, which is for images in folders, and "
             f"data.name is {own.name!r}; leave it out"
         )
-    for key in ("image_size", "environments"):
-        if own[key] is not None and own[key] < 1:
-            yield f"data.{key} is {own[key]}; it must be at least 1"
+    # Below 4 no quarter of them is left for a test.
+    least = {"image_size": 1, "environments": 4 if own.test_envs is None else 1}
+    for key, count in least.items():
+        if own[key] is not None and own[key] < count:
+            yield f"data.{key} is {own[key]}; it must be at least {count}"
 
 
 def _set_faults(config: ConfigDict, found: EnvironmentSet) -> Iterator[str]:

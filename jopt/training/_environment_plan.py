@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from jopt.errors import ConfigError
 from jopt.models import Model
 from jopt.optimizers import Optimizer
-from jopt.training._algorithm_keys import ALGORITHM, algorithm_settings
+from jopt.training._algorithm_keys import ALGORITHM, TABLE, algorithm_settings
 from jopt.training._environment_task import EnvironmentTask
 from jopt.training._environments import environment_oracle, rows_of_environments
 from jopt.training._oracles import Oracle
@@ -30,7 +30,12 @@ class Environments:
     def __init__(self, config: ConfigDict, task: EnvironmentTask, model: Model) -> None:
         own = config.objective.algorithm
         self._name: str = own.name
-        self._algorithm = build_algorithm(own.name, model, algorithm_settings(config))
+        try:
+            self._algorithm = build_algorithm(
+                own.name, model, algorithm_settings(config)
+            )
+        except ConfigError as error:
+            raise ConfigError(f"{TABLE}: {error}") from error
         count = len(task.trained)
         oracle = environment_oracle(self._algorithm, count)
         self.oracle: Oracle = rows_of_environments(oracle, count)

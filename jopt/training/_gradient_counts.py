@@ -8,15 +8,18 @@ from typing import Any
 
 from jopt.training._sharpness import MEMBERS, PLAIN
 
-# Of a second gradient; it climbs as it goes, so only the run knows.
+# A second gradient is evaluated as it goes, so only the run knows.
 _UNKNOWN = frozenset({"ae_sam"})
+# Several of parts of the batch, which depend on the environments.
+_BY_PARTS = frozenset({"fish", "mldg"})
 
 
 def gradients_per_step(config: Mapping[str, Any]) -> float:
     """Gradients of the batch in a step, forward pass included; a mean over steps.
 
     Those of the oracle, and those that the one optimizer of all parameters asks for.
-    NaN where only the run knows (`ae_sam`).
+    NaN where only the run knows (`ae_sam`), or that are of parts of the batch (`fish`
+    and `mldg` over environments).
 
     Args:
         config: by dotted key, resolved; what is missing or None has its default.
@@ -31,10 +34,10 @@ def gradients_per_step(config: Mapping[str, Any]) -> float:
 
 def _of_oracle(config: Mapping[str, Any]) -> float:
     name = config.get("oracle.name", PLAIN)
+    if name in _UNKNOWN or config.get("objective.algorithm.name") in _BY_PARTS:
+        return math.nan
     if name == PLAIN:
         return 1.0
-    if name in _UNKNOWN:
-        return math.nan
     own = MEMBERS[name] | {
         key: config[f"oracle.{key}"]
         for key in MEMBERS[name]

@@ -42,12 +42,26 @@ def shape_faults(
                 f"model.{key} is {config.model[key]}; the inputs of data.name = "
                 f"{config.data.name!r} are {shape}, so it must be {value}"
             )
+    if len(shape) == 1:
+        yield from _text_faults(config, shape[0])
     classes = config.model.get("num_classes", num_classes)
     if isinstance(classes, int) and classes < num_classes:
         yield (
             f"model.num_classes is {classes}; data.name = {config.data.name!r} has "
             f"{num_classes} classes"
         )
+
+
+def _text_faults(config: ConfigDict, length: int) -> Iterator[str]:
+    """Bytes have 256 values, and each position has a place."""
+    for key, least in (("vocab_size", 256), ("context", length)):
+        found = config.model.get(key, None)
+        if not isinstance(found, int) or found < least:
+            yield (
+                f"model.{key} is {found}; texts of data.name = {config.data.name!r} "
+                f"are {length} bytes, so a model of text with at least {least} is "
+                "expected"
+            )
 
 
 def _choices(config: ConfigDict) -> Iterator[str]:

@@ -114,7 +114,7 @@ def return_freed_memory() -> bool:
     """Makes glibc give freed buffers of 64 KB and more back, for bounded memory.
 
     By default it learns from what is freed to keep buffers of up to 32 MB, and holes
-    between them stay resident: 74 of 544 MB in a merge of small matrices. What the user
+    between them stay resident: 78 of 544 MB in a merge of small matrices. What the user
     has set wins; returns False as `keep_freed_memory`.
     """
     return _set_malloc(_RETURN)

@@ -255,6 +255,23 @@ def test_what_an_algorithm_cannot_give_is_an_error():
         ConfigError, match=r"optim\.rules: .*objective\.algorithm\.name"
     ):
         make_plan(resolve(config))
+    config = configured("mldg")
+    with config.ignore_type():
+        config.objective.algorithm.test_environments = "two"
+    with pytest.raises(ConfigError, match=r"algorithm\.test_environments is 'two'"):
+        validate(config)
+    config = configured("fishr")
+    config.objective.algorithm.anneal_steps = config.train.steps
+    with pytest.raises(ConfigError, match=r"algorithm\.anneal_steps .* set in"):
+        validate(config)
+    config = presets.language_model("micro")
+    config.data.update(name="genres", path="x.txt")
+    with pytest.raises(ConfigError, match=r"data\.name is 'genres'"):
+        validate(config)
+    config = presets.digits()
+    config.data.trial_seed = 1
+    with pytest.raises(ConfigError, match=r"data\.trial_seed is 1.*environments"):
+        validate(config)
     config = presets.digits()
     config.data.test_envs = (0,)
     with pytest.raises(ConfigError, match=r"data\.test_envs is \(0,\).*environments"):

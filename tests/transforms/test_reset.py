@@ -80,7 +80,10 @@ def test_what_watches_a_run_goes_on_watching():
     old = stepped(tx, tx.init(W), 3)
     _, old = tx.update(nan, old, W)
     new = reset_state(tx, old, W, True)
-    assert (int(new.seen), new.metrics.keys()) == (4, old.metrics.keys())
+    assert int(new.seen) == 4
+    assert all(
+        np.array_equal(new.metrics[k], old.metrics[k], True) for k in old.metrics
+    )
     inside = new.inner_state
     assert (int(inside.skipped), int(inside.in_a_row)) == (1, 1)
     adam, schedule = inside.inner_state

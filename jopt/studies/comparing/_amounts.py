@@ -88,7 +88,15 @@ def _parts(config: Config, steps: float) -> tuple[float, float]:
 
 def _amount(run: Result, axis: str, steps: float, share: float | None) -> float:
     if axis == "gradients":
-        return gradients(run.config, steps)
+        found = gradients(run.config, steps)
+        if math.isnan(found):
+            raise ConfigError(
+                f"{run.folder}: its config does not say how many gradients a step "
+                f"takes (oracle.name {run.config.get('oracle.name')!r}, "
+                "objective.algorithm.name "
+                f"{run.config.get('objective.algorithm.name')!r}); compare at the ends"
+            )
+        return found
     if share is None:
         raise ConfigError(
             "at equal time needs the share of communication in a data-parallel step: "

@@ -34,7 +34,10 @@ def unequal_tokens(sides: Sequence[Side]) -> Iterator[str]:
 
 
 def equal_gradients(sides: Sequence[Side]) -> bool:
-    """Whether tuning and runs evaluate gradients of equally many tokens."""
+    """Whether tuning and runs evaluate gradients of equally many tokens.
+
+    A trial is taken to evaluate as many a step as a final run of its side.
+    """
     each = {side.name: _gradients_per_step(side) for side in sides}
     if any(side.tuning is None or math.isnan(each[side.name]) for side in sides):
         return False
