@@ -197,7 +197,7 @@ def test_optimizers_are_compared_at_alike_accuracy():
     table = conditional(cells, ACCURACY)
     rows = {(row[1], row[3]): row for row in table.rows}
     assert rows["adaptive", "all"][4] == "35 : 35"
-    for where in ("0.4", "0.8", "all"):
+    for where in ("0.45", "0.85", "all"):
         difference = float(rows["sgd", where][5].split()[0])
         assert difference == pytest.approx(-0.1, abs=0.005)
         assert rows["sgd", where][6].startswith("0.000")

@@ -1,7 +1,8 @@
 """A7: OOD figures of two optimizers at alike ID figures, ours.
 
 That one optimizer simply fits better is taken out: models are compared inside bins of
-ID figures alone.
+ID figures alone, each with a fifth of the models of an algorithm, so that bins are
+narrow where the models are.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jopt.studies.statistics import (
     probability_of_improvement,
 )
 
+BINS = 5
 LEAST = 5  # models of either side in a bin; the bootstrap of fewer says nothing
 GROUPS = {"adaptive": True, "non-adaptive": False}
 ALL = "all"
@@ -67,8 +69,9 @@ def conditional(models: Models, metric: Metric) -> Table:
     ]
     note = (
         f"Difference: mean OOD {metric.word} of the first minus that of the second, "
-        f"inside a bin of ID {metric.word} where both have at least {LEAST} models; "
-        "for all bins the mean over those. Wins: share of pairs of models in which the "
+        f"inside one of {BINS} bins of ID {metric.word} with equally many models of "
+        f"all optimizers, where both have at least {LEAST} models; for all bins the "
+        "mean over those. Wins: share of pairs of models in which the "
         "first is better. Intervals: 95 %, stratified bootstrap, of each comparison by "
         "itself: of 20 that differ in nothing, one leaves 0 out. Printed are "
         "differences over all bins, the first by row, the second by column, with * "
@@ -83,6 +86,7 @@ def comparisons(models: Models, metric: Metric) -> Iterator[Compared]:
     """Every pair of sides, bin by bin and over all bins."""
     for algorithm in dict.fromkeys(cell[0] for cell in models):
         names = [optimizer for own, optimizer in models if own == algorithm]
+        edges = _edges(models, algorithm, metric)
         for pair in _pairs(names):
             sides = [
                 _by_bin(
@@ -91,11 +95,24 @@ def comparisons(models: Models, metric: Metric) -> Iterator[Compared]:
                         for name in _members(names, side)
                         for model in kept(models[algorithm, name], metric)
                     ],
-                    metric,
+                    edges,
                 )
                 for side in pair
             ]
-            yield from _compared(algorithm, pair, sides, metric)
+            yield from _compared(algorithm, pair, sides, metric, edges)
+
+
+def _edges(models: Models, algorithm: str, metric: Metric) -> np.ndarray:
+    """Where the bins begin, (BINS,): quantiles of the ID figures of all models."""
+    own = [
+        values(kept(found, metric), "val")
+        for (name, _), found in models.items()
+        if name == algorithm
+    ]
+    pooled = np.concatenate(own)
+    if not pooled.size:
+        return np.zeros(BINS)
+    return np.quantile(pooled, np.arange(BINS) / BINS)
 
 
 def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -111,18 +128,23 @@ def _members(names: Sequence[str], side: str) -> list[str]:
     return [name for name in names if LEVELS[name].adaptive is GROUPS[side]]
 
 
-def _by_bin(models: Sequence[Fitted], metric: Metric) -> Bins:
-    place, ood = metric.bin_of(values(models, "val")), values(models, "test")
+def _by_bin(models: Sequence[Fitted], edges: np.ndarray) -> Bins:
+    ood = values(models, "test")
+    place = np.searchsorted(edges[1:], values(models, "val"), side="right")
     return {
         int(j): ood[place == j] for j in np.unique(place) if sum(place == j) >= LEAST
     }
 
 
 def _compared(
-    algorithm: str, pair: tuple[str, str], sides: Sequence[Bins], metric: Metric
+    algorithm: str,
+    pair: tuple[str, str],
+    sides: Sequence[Bins],
+    metric: Metric,
+    edges: np.ndarray,
 ) -> Iterator[Compared]:
     common = sorted(sides[0].keys() & sides[1].keys())
-    several = [(f"{metric.edges[j]:g}", [j]) for j in common]
+    several = [(f"{edges[j]:.4g}", [j]) for j in common]
     for label, places in [*several, (ALL, common)]:
         one, two = ([side[j] for j in places] for side in sides)
         yield Compared(
