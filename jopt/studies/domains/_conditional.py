@@ -1,8 +1,8 @@
 """A7: OOD figures of two optimizers at alike ID figures, ours.
 
 That one optimizer simply fits better is taken out: models are compared inside bins of
-ID figures alone, each with a fifth of the models of an algorithm, so that bins are
-narrow where the models are.
+ID figures alone. They are those of A4, cut again so that none has more than a fifth of
+the models of an algorithm, since most models may lie in one of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jopt.studies.statistics import (
     probability_of_improvement,
 )
 
-BINS = 5
+SHARES = 5  # quantiles that cut bins again
 LEAST = 5  # models of either side in a bin; the bootstrap of fewer says nothing
 GROUPS = {"adaptive": True, "non-adaptive": False}
 ALL = "all"
@@ -69,13 +69,14 @@ def conditional(models: Models, metric: Metric) -> Table:
     ]
     note = (
         f"Difference: mean OOD {metric.word} of the first minus that of the second, "
-        f"inside one of {BINS} bins of ID {metric.word} with equally many models of "
-        f"all optimizers, where both have at least {LEAST} models; for all bins the "
-        "mean over those. Wins: share of pairs of models in which the "
-        "first is better. Intervals: 95 %, stratified bootstrap, of each comparison by "
-        "itself: of 20 that differ in nothing, one leaves 0 out. Printed are "
-        "differences over all bins, the first by row, the second by column, with * "
-        "where the interval is without 0; bins, intervals and wins are in the CSV."
+        f"inside a bin of ID {metric.word} where both have at least {LEAST} models; "
+        "for all bins the mean over those. Bins are those of A4, cut again at "
+        f"{SHARES - 1} quantiles of the models of all optimizers. Wins: share of pairs "
+        "of models in which the first is better. Intervals: 95 %, stratified "
+        "bootstrap, of each comparison by itself: of 20 that differ in nothing, one "
+        "leaves 0 out. Printed are differences over all bins, the first by row, the "
+        "second by column, with * where the interval is without 0; bins, intervals and "
+        "wins are in the CSV."
     )
     header = ("algorithm", "first", "second", "ID bin", "models", "difference", "wins")
     title = f"A7 At alike ID {metric.word}"
@@ -86,7 +87,7 @@ def comparisons(models: Models, metric: Metric) -> Iterator[Compared]:
     """Every pair of sides, bin by bin and over all bins."""
     for algorithm in dict.fromkeys(cell[0] for cell in models):
         names = [optimizer for own, optimizer in models if own == algorithm]
-        edges = _edges(models, algorithm, metric)
+        binned = _with_quantiles(metric, models, algorithm)
         for pair in _pairs(names):
             sides = [
                 _by_bin(
@@ -95,24 +96,25 @@ def comparisons(models: Models, metric: Metric) -> Iterator[Compared]:
                         for name in _members(names, side)
                         for model in kept(models[algorithm, name], metric)
                     ],
-                    edges,
+                    binned,
                 )
                 for side in pair
             ]
-            yield from _compared(algorithm, pair, sides, metric, edges)
+            yield from _compared(algorithm, pair, sides, binned)
 
 
-def _edges(models: Models, algorithm: str, metric: Metric) -> np.ndarray:
-    """Where the bins begin, (BINS,): quantiles of the ID figures of all models."""
+def _with_quantiles(metric: Metric, models: Models, algorithm: str) -> Metric:
+    """The metric, with bins cut at quantiles of the ID figures of all models too."""
     own = [
         values(kept(found, metric), "val")
         for (name, _), found in models.items()
         if name == algorithm
     ]
     pooled = np.concatenate(own)
-    if not pooled.size:
-        return np.zeros(BINS)
-    return np.quantile(pooled, np.arange(BINS) / BINS)
+    cuts = np.arange(1, SHARES) / SHARES
+    quantiles = np.quantile(pooled, cuts) if pooled.size else []
+    edges = np.union1d(metric.edges, quantiles)
+    return metric._replace(edges=tuple(edges.tolist()))
 
 
 def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -128,23 +130,18 @@ def _members(names: Sequence[str], side: str) -> list[str]:
     return [name for name in names if LEVELS[name].adaptive is GROUPS[side]]
 
 
-def _by_bin(models: Sequence[Fitted], edges: np.ndarray) -> Bins:
-    ood = values(models, "test")
-    place = np.searchsorted(edges[1:], values(models, "val"), side="right")
+def _by_bin(models: Sequence[Fitted], metric: Metric) -> Bins:
+    place, ood = metric.bin_of(values(models, "val")), values(models, "test")
     return {
         int(j): ood[place == j] for j in np.unique(place) if sum(place == j) >= LEAST
     }
 
 
 def _compared(
-    algorithm: str,
-    pair: tuple[str, str],
-    sides: Sequence[Bins],
-    metric: Metric,
-    edges: np.ndarray,
+    algorithm: str, pair: tuple[str, str], sides: Sequence[Bins], metric: Metric
 ) -> Iterator[Compared]:
     common = sorted(sides[0].keys() & sides[1].keys())
-    several = [(f"{edges[j]:.4g}", [j]) for j in common]
+    several = [(f"{metric.edges[j]:.4g}", [j]) for j in common]
     for label, places in [*several, (ALL, common)]:
         one, two = ([side[j] for j in places] for side in sides)
         yield Compared(
