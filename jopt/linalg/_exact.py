@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jopt.errors import ShapeError
 from jopt.linalg._einsum import einsum
 from jopt.linalg._finite import check_matrices, on_finite, widened
+from jopt.linalg._lapack import svd
 from jopt.linalg._normalization import normalize
 
 # S stacked matrices; M, N rows and columns; K the smaller of the two.
@@ -47,7 +48,7 @@ def svd_polar(x_SMN: jax.Array) -> jax.Array:
         return x_SMN
 
     def factor(x_SMN: jax.Array) -> jax.Array:
-        u_SMK, s_SK, vh_SKN = jnp.linalg.svd(normalize(x_SMN), full_matrices=False)
+        u_SMK, s_SK, vh_SKN = svd(normalize(x_SMN))
         kept_SK = s_SK > _cut(x_SMN) * s_SK[..., :1]
         return einsum("...mk,...kn->...mn", u_SMK * kept_SK[..., None, :], vh_SKN)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jopt.linalg import svd_polar
 from jopt.linalg._einsum import einsum
+from jopt.linalg._lapack import svd
 from jopt.merging._matrices import matrix_reducer
 from jopt.merging._transform import MergeTransform
 from jopt.merging._trim import check_fraction, part_of
@@ -102,10 +103,10 @@ def iso_cts(
 def _with_task_directions(
     x_STMN: jax.Array, sum_SMN: jax.Array, each: int, shared: int
 ) -> jax.Array:
-    u_SMK, s_SK, vh_SKN = jnp.linalg.svd(sum_SMN, full_matrices=False)
+    u_SMK, s_SK, vh_SKN = svd(sum_SMN)
     basis_SMC = u_SMK[..., :shared]
     inside_STMN = einsum("smc,slc,stln->stmn", basis_SMC, basis_SMC.conj(), x_STMN)
-    own_u, own_s, own_vh = jnp.linalg.svd(x_STMN - inside_STMN, full_matrices=False)
+    own_u, own_s, own_vh = svd(x_STMN - inside_STMN)
     left_SMC = jnp.concatenate([side_by_side(own_u[..., :each]), basis_SMC], axis=-1)
     own_v = own_vh[..., :each, :].conj().swapaxes(-1, -2)
     common_v = vh_SKN[..., :shared, :].conj().swapaxes(-1, -2)

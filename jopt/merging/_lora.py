@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jopt.errors import ConfigError, ShapeError
 from jopt.linalg._einsum import einsum
+from jopt.linalg._lapack import svd
 from jopt.matrix import assemble
 from jopt.merging._matrices import task_matrices, task_specs
 from jopt.merging._transform import (
@@ -106,7 +107,7 @@ def _truncated(
     left_MR, upper_RR = jnp.linalg.qr(a_MR)
     right_NR, lower_RR = jnp.linalg.qr(b_RN.conj().T)
     core_RR = einsum("ij,kj->ik", upper_RR, lower_RR.conj())
-    u_RK, s_K, vh_KR = jnp.linalg.svd(core_RR, full_matrices=False)
+    u_RK, s_K, vh_KR = svd(core_RR)
     a_MK = einsum("mr,rk->mk", left_MR, u_RK[:, :rank] * s_K[:rank])
     return a_MK, einsum("kr,nr->kn", vh_KR[:rank], right_NR.conj())
 
@@ -176,7 +177,7 @@ def _shared_basis(
     tall_SRN = x_STMN.reshape(stacked, tasks * rows, columns).astype(
         jnp.result_type(x_STMN, float)
     )
-    p_SRK, s_SK, qh_SKN = jnp.linalg.svd(tall_SRN, full_matrices=False)
+    p_SRK, s_SK, qh_SKN = svd(tall_SRN)
     kept_SK = s_SK > threshold
     count = s_SK.shape[-1] if rank is None else min(rank, s_SK.shape[-1])
     if not isinstance(kept_SK, jax.core.Tracer):

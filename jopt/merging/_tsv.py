@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jopt.errors import ConfigError, JoptWarning
 from jopt.linalg import svd_polar
 from jopt.linalg._einsum import einsum
+from jopt.linalg._lapack import svd
 from jopt.merging._matrices import matrix_reducer
 from jopt.merging._transform import MergeTransform
 from jopt.merging._vectors import Where
@@ -68,7 +69,7 @@ def tsv_m(
         )
 
     def fn(x_STMN: jax.Array) -> jax.Array:
-        u_STMK, s_STK, vh_STKN = jnp.linalg.svd(x_STMN, full_matrices=False)
+        u_STMK, s_STK, vh_STKN = svd(x_STMN)
         if energy is not None:
             s_STK = jnp.where(_holds_energy(s_STK, energy), s_STK, 0)
             u_STMK = u_STMK * (s_STK > 0)[..., None, :]

@@ -1,0 +1,53 @@
+"""The singular value decomposition of a stack, where LAPACK may wait for itself.
+
+jaxlib 0.10 hands the matrices of a stack to the threads of XLA on a CPU and waits on
+one of them. As many stacks at once as there are threads, in one program, and all of
+them wait without end (seen with two cores; jaxlib 0.12 does not do it). A matrix alone
+is decomposed by the thread that asks.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_WAITS = jax.__version_info__ < (0, 12)
+
+
+class Decomposition(NamedTuple):
+    """X = U diag(s) V^H, thin.
+
+    Attributes:
+        u, s, vh: (..., M, K), (..., K) and (..., K, N).
+    """
+
+    u: jax.Array
+    s: jax.Array
+    vh: jax.Array
+
+
+def svd(x: jax.Array) -> Decomposition:
+    """The thin decomposition of every matrix (..., M, N); rounding as LAPACK's.
+
+    Under an outer `vmap` matrices are a stack again.
+
+    >>> svd(jnp.array([[[3.0, 0.0], [0.0, 4.0]]])).s.tolist()
+    [[4.0, 3.0]]
+    """
+    if not _WAITS or x.ndim == 2:
+        return _all_at_once(x)
+    return jax.lax.platform_dependent(x, cpu=_one_by_one, default=_all_at_once)
+
+
+def _all_at_once(x: jax.Array) -> Decomposition:
+    return Decomposition(*jnp.linalg.svd(x, full_matrices=False))
+
+
+def _one_by_one(x: jax.Array) -> Decomposition:
+    stack = x.shape[:-2]
+    flat = x.reshape(math.prod(stack), *x.shape[-2:])
+    found = jax.lax.map(_all_at_once, flat)
+    return jax.tree.map(lambda y: y.reshape(*stack, *y.shape[1:]), found)
