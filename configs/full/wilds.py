@@ -18,7 +18,8 @@ could hold them all.
 
 As in WILDS (Koh et al., 2021, arXiv 2012.07421; recalled): AdamW at 1e-5 with decay
 0.01, from published weights, 5 epochs of 16 comments, or 3 of 8 reviews; here 16 rows
-or 24 from 24 users a step, from new weights, 80,000 steps, which is our choice.
+or 24 from 24 users a step (twice as many but for erm and group_dro), from new weights,
+80,000 steps, which is our choice.
 """
 
 from jopt import models

@@ -27,7 +27,7 @@ class Examples:
         targets: int32 (N,), index into `class_names`.
         domains: int32 (N,), index into `domain_names`.
         class_names, domain_names: the same in all splits.
-        pixels: how inputs become those of a batch, which are float32.
+        pixels: how inputs become those of a batch, float32 unless they are ids.
 
     Fails: `ShapeError` if the arrays do not fit together.
 
@@ -154,7 +154,7 @@ class TrainExamples:
         Args and failures as in `TrainWindows.batch`.
 
         Returns:
-            `inputs` float32 (B / process_count, ...), `targets`, `domain` int32 and
+            `inputs` float32 or ids (B / process_count, ...), `targets`, `domain` int32 and
             `mask` float32 (B / process_count,).
         """
         rows = process_rows(batch_size, process_index, process_count)

@@ -16,7 +16,7 @@ from jopt.training._task import Task
 from jopt.training.algorithms import build_algorithm
 
 # Extra arguments that the oracle of environments has; inside Fish, which calls an
-# optimizer at parameters of its own, those that do not belong to one place.
+# optimizer at parameters of its own, those that go with all of them.
 _GIVEN = frozenset({"value", "grad_fn", "key"})
 _GIVEN_AROUND = frozenset({"value", "key"})
 
@@ -60,7 +60,7 @@ class Environments:
         )
 
 
-def environments_of(
+def planned_environments(
     config: ConfigDict, task: Task, model: Model
 ) -> Environments | None:
     """What there is to do where the task is one over environments."""

@@ -25,7 +25,7 @@ from jopt.parallel import (
 from jopt.training._adaptive_batch import AdaptiveBatch, check_smallest
 from jopt.training._batch_sizes import consumed
 from jopt.training._config_checks import validate
-from jopt.training._environment_plan import environments_of
+from jopt.training._environment_plan import planned_environments
 from jopt.training._grams import grams_of
 from jopt.training._local_updates import (
     anywhere,
@@ -216,7 +216,7 @@ def make_plan(config: ConfigDict) -> Plan:
         matrix_specs=model.matrix_specs,
         attention=model.attention,
     )
-    environments = environments_of(config, task, model)
+    environments = planned_environments(config, task, model)
     if environments is not None:
         optimizer = environments.around(optimizer)
     optimizer = _monitored(optimizer, config, model)

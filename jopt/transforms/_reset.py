@@ -17,7 +17,7 @@ from jopt.tree import PyTree
 
 # Fields that belong to a schedule, or to what watches a run, and not to what was seen
 # of gradients.
-_SCHEDULES: dict[type, tuple[str, ...]] = {
+_KEPT: dict[type, tuple[str, ...]] = {
     optax.InjectStatefulHyperparamsState: (
         "count",
         "hyperparams",
@@ -90,7 +90,7 @@ def _with_schedules_of(old: PyTree, new: PyTree) -> PyTree:
 
 
 def _fields(node: Any) -> tuple[str, ...]:
-    """Those of a schedule; `count` where a state holds nothing else, as Optax's do."""
+    """Those that are kept; `count` where a state holds nothing else, as Optax's do."""
     if getattr(node, "_fields", None) == ("count",):
         return ("count",)
-    return _SCHEDULES.get(type(node), ())
+    return _KEPT.get(type(node), ())

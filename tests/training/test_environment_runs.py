@@ -15,6 +15,7 @@ from jopt.data.environments import load_task
 from jopt.errors import ConfigError
 from jopt.studies.domains._evaluation import evaluator, stacked
 from jopt.studies.environment_runs import run_of
+from jopt.studies.probing._probed_run import open_run
 from jopt.studies.selection import select_step
 from jopt.training import environment_presets, presets
 from jopt.training._config_checks import validate
@@ -349,6 +350,11 @@ def test_a_killed_run_ends_where_the_unbroken_one_ends(flags, make_training, tmp
     record = next(r for r in read.records if r["step"] == chosen.step)
     assert chosen.test == record["env2_in_acc"]
     assert not any("ood" in name for name in record)
+    with (
+        pytest.raises(ConfigError, match=r"objective\.algorithm\.name = "),
+        open_run(tmp_path / "run"),
+    ):
+        pass
 
 
 @pytest.mark.slow

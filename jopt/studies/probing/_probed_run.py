@@ -82,7 +82,7 @@ def open_run(folder: Path) -> Iterator[ProbedRun]:
     """Reads a run's config and builds what it trained.
 
     Fails: `ConfigError` where there is no run, one that this machine cannot build, or
-    one with local updates.
+    one with local updates or with an algorithm over environments.
     """
     with reopened(folder) as (plan, source, checkpoints):
         if plan.replicas is not None:
@@ -90,5 +90,12 @@ def open_run(folder: Path) -> Iterator[ProbedRun]:
                 f"{folder} has {plan.replicas.local.num_replicas} replicas "
                 f"(local_updates.name = {plan.config.local_updates.name!r}), and a "
                 "probe follows one model with its optimizer; probe a run without them"
+            )
+        algorithm = plan.config.objective.algorithm.name
+        if algorithm != "none":
+            raise ConfigError(
+                f"{folder} trains over environments (objective.algorithm.name = "
+                f"{algorithm!r}), and a probe has the loss of a plain batch; probe a "
+                "run without it"
             )
         yield ProbedRun(folder, plan, source, checkpoints)
