@@ -154,8 +154,8 @@ class TrainExamples:
         Args and failures as in `TrainWindows.batch`.
 
         Returns:
-            `inputs` float32 or ids (B / process_count, ...), `targets`, `domain` int32 and
-            `mask` float32 (B / process_count,).
+            `inputs` float32 or ids (B / process_count, ...), `targets` and `domain`
+            int32, `mask` float32 (B / process_count,).
         """
         rows = process_rows(batch_size, process_index, process_count)
         index_B, *drawn = self._order.take(cursor + rows.start, rows.stop - rows.start)
