@@ -39,6 +39,11 @@ def svd(x: jax.Array) -> Decomposition:
     """
     if not _WAITS or x.ndim == 2:
         return _all_at_once(x)
+    return _by_platform(x)
+
+
+@jax.jit  # else a call outside of a program compiles its loop anew each time
+def _by_platform(x: jax.Array) -> Decomposition:
     return jax.lax.platform_dependent(x, cpu=_one_by_one, default=_all_at_once)
 
 
