@@ -173,6 +173,9 @@ def test_every_algorithm_trains(name):
         config.train.schedule.name = "constant"
     if name == "sand_mask":
         config.objective.algorithm.threshold = 0.5
+    for key in config.objective.algorithm:
+        if key.endswith("anneal_steps"):
+            config.objective.algorithm[key] = 1  # so that penalties set in
     plan = make_plan(resolve(config))
     source, state = plan.task.load(plan.config), plan.init()
     first = jax.device_get(state.params)
@@ -359,7 +362,12 @@ def test_a_killed_run_ends_where_the_unbroken_one_ends(flags, make_training, tmp
 
 @pytest.mark.slow
 def test_two_devices_train_the_same_model(make_training, tmp_path):
-    training = make_training(tmp_path, "--config=configs/environments.py:irm", *RUN)
+    training = make_training(
+        tmp_path,
+        "--config=configs/environments.py:irm",
+        "--config.objective.algorithm.anneal_steps=25",
+        *RUN,
+    )
     assert training.run(workdir="one").returncode == 0
     two = training.run("--config.mesh.data=2", workdir="two", JAX_NUM_CPU_DEVICES="2")
     assert two.returncode == 0, two.stderr
@@ -392,6 +400,7 @@ def test_folders_of_a_user(make_training, tmp_path, capsys):
         f"--config.data.root={tmp_path / 'images'}",
         *("--config.data.image_size=8", "--config.model.image_size=8"),
         "--config.model.depths=(1,)",
+        "--config.objective.algorithm.anneal_steps=1",
         "--config.data.test_envs=1,",
         *("--config.train.steps=2", "--config.train.batch_size=6"),
         *("--config.train.compute_dtype=float32", "--config.eval.batch_size=8"),
