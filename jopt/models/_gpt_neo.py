@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jopt.errors import ShapeError
 from jopt.matrix import AttentionSpec, Heads, MatrixSpec
 from jopt.models._attention_weights import masked_logits
 from jopt.models._model import Batch, Model
@@ -23,6 +22,7 @@ from jopt.models._settings import (
     whole_faults,
 )
 from jopt.models._taps import Taps
+from jopt.models._token_embeddings import embedded, token_embeddings
 
 # B batch; T, S query and key positions; D embedding; H heads; K head width; F hidden
 # width of the MLP; V vocabulary; C context.
@@ -153,31 +153,20 @@ class GptNeo(nnx.Module):
     """Token ids (B, T) to logits (B, T, V) in the compute dtype."""
 
     def __init__(self, config: GptNeoConfig, rngs: nnx.Rngs) -> None:
-        self.embed, self.positions = (
-            nnx.Embed(
-                count,
-                config.embed_dim,
-                dtype=DTYPES[config.compute_dtype],
-                embedding_init=_NORMAL,
-                rngs=rngs,
-            )
-            for count in (config.vocab_size, config.context)
-        )
+        self.embed, self.positions = token_embeddings(config, rngs)
         layers = range(config.num_layers)
         self.blocks = nnx.List([Block(config, rngs, local=i % 2 == 1) for i in layers])
         self.norm = _norm(config, rngs)
 
     def __call__(self, ids_BT: jax.Array, taps: Taps) -> jax.Array:
-        length, context = ids_BT.shape[1], self.positions.num_embeddings
-        if length > context:
-            raise ShapeError(
-                f"inputs have {length} positions, and the model has {context}: lower "
-                "data.seq_len (and eval.sample_tokens), or raise model.context"
-            )
-        taps.record("embed/input", ids_BT)
-        places_T = jnp.arange(length, dtype=jnp.int32)
-        taps.record("positions/input", lambda: jnp.broadcast_to(places_T, ids_BT.shape))
-        x_BTD = self.embed(ids_BT) + self.positions(places_T)
+        x_BTD = embedded(
+            self.embed,
+            self.positions,
+            ids_BT,
+            taps,
+            advice="lower data.seq_len (and eval.sample_tokens), or raise "
+            "model.context",
+        )
         for number, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, taps.scope(f"blocks/{number}"))
         x_BTD = self.norm(x_BTD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jopt.errors import ShapeError
 from jopt.matrix import MatrixSpec
+from jopt.models._encoder_layers import Attention, Mlp
 from jopt.models._model import Batch, Model
 from jopt.models._nnx import nnx_model
 from jopt.models._settings import (
@@ -23,9 +24,9 @@ from jopt.models._settings import (
     whole_faults,
 )
 from jopt.models._taps import Taps
+from jopt.models._token_embeddings import embedded, token_embeddings
 
-# B batch; T, S query and key positions; D embedding; H heads; K head width; F hidden
-# width of the MLP.
+# B batch; T, S positions; D embedding.
 
 POOLS = ("first", "mean")
 PADDING = 0  # id of a position that holds nothing
@@ -113,60 +114,25 @@ def _dropout(config: TextEncoderConfig, rngs: nnx.Rngs) -> nnx.Dropout:
     return nnx.Dropout(config.dropout, rngs=rngs if config.dropout else None)
 
 
-class Attention(nnx.Module):
-    """Self-attention of all positions to those that are no padding."""
-
-    def __init__(self, config: TextEncoderConfig, rngs: nnx.Rngs) -> None:
-        width = config.embed_dim
-        self.q, self.k, self.v, self.o = (
-            _linear(width, width, config, rngs) for _ in range(4)
-        )
-        self.num_heads = config.num_heads
-
-    def __call__(self, x_BTD: jax.Array, kept_BS: jax.Array, taps: Taps) -> jax.Array:
-        for name in ("q", "k", "v"):
-            taps.record(f"{name}/input", x_BTD)
-        q_BTHK, k_BSHK, v_BSHK = (
-            layer(x_BTD).reshape(*x_BTD.shape[:2], self.num_heads, -1)
-            for layer in (self.q, self.k, self.v)
-        )
-        products_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK)
-        logits_BHTS = products_BHTS.astype(jnp.float32) * q_BTHK.shape[-1] ** -0.5
-        # A number, not infinity: a text of nothing but padding must not be NaN.
-        logits_BHTS = jnp.where(kept_BS[:, None, None, :], logits_BHTS, -1e30)
-        weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(v_BSHK.dtype)
-        mix_BTHK = jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BSHK)
-        mix_BTD = mix_BTHK.reshape(x_BTD.shape)
-        taps.record("o/input", mix_BTD)
-        return self.o(mix_BTD)
-
-
-class Mlp(nnx.Module):
-    """down(gelu(up(x))), with the exact gelu."""
-
-    def __init__(self, config: TextEncoderConfig, rngs: nnx.Rngs) -> None:
-        self.up = _linear(config.embed_dim, 4 * config.embed_dim, config, rngs)
-        self.down = _linear(4 * config.embed_dim, config.embed_dim, config, rngs)
-
-    def __call__(self, x_BTD: jax.Array, taps: Taps) -> jax.Array:
-        taps.record("up/input", x_BTD)
-        hidden_BTF = jax.nn.gelu(self.up(x_BTD), approximate=False)
-        taps.record("down/input", hidden_BTF)
-        return self.down(hidden_BTF)
+def _gelu(x: jax.Array) -> jax.Array:
+    """The exact one."""
+    return jax.nn.gelu(x, approximate=False)
 
 
 class Block(nnx.Module):
     """Attention, then the MLP, each added to its input and normed after that."""
 
     def __init__(self, config: TextEncoderConfig, rngs: nnx.Rngs) -> None:
-        self.attn = Attention(config, rngs)
+        width = config.embed_dim
+        linear = functools.partial(_linear, config=config, rngs=rngs)
+        self.attn = Attention(width, config.num_heads, linear)
         self.attn_norm = _norm(config, rngs)
-        self.mlp = Mlp(config, rngs)
+        self.mlp = Mlp(width, 4 * width, _gelu, linear)
         self.mlp_norm = _norm(config, rngs)
         self.dropout = _dropout(config, rngs)
 
     def __call__(self, x_BTD: jax.Array, kept_BS: jax.Array, taps: Taps) -> jax.Array:
-        branch_BTD = self.attn(x_BTD, kept_BS, taps.scope("attn"))
+        branch_BTD = self.attn(x_BTD, taps.scope("attn"), kept_BS)
         x_BTD = self.attn_norm(x_BTD + self.dropout(branch_BTD))
         branch_BTD = self.mlp(x_BTD, taps.scope("mlp"))
         return self.mlp_norm(x_BTD + self.dropout(branch_BTD))
@@ -176,16 +142,7 @@ class TextEncoder(nnx.Module):
     """Token ids (B, T) to logits (B, classes) in the compute dtype."""
 
     def __init__(self, config: TextEncoderConfig, rngs: nnx.Rngs) -> None:
-        self.embed, self.positions = (
-            nnx.Embed(
-                count,
-                config.embed_dim,
-                dtype=DTYPES[config.compute_dtype],
-                embedding_init=_NORMAL,
-                rngs=rngs,
-            )
-            for count in (config.vocab_size, config.context)
-        )
+        self.embed, self.positions = token_embeddings(config, rngs)
         self.embed_norm = _norm(config, rngs)
         self.dropout = _dropout(config, rngs)
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.num_layers)])
@@ -200,17 +157,11 @@ class TextEncoder(nnx.Module):
         self.mean = config.pool == "mean"
 
     def __call__(self, ids_BT: jax.Array, taps: Taps) -> jax.Array:
-        length, context = ids_BT.shape[1], self.positions.num_embeddings
-        if length > context:
-            raise ShapeError(
-                f"inputs have {length} positions, and the model has {context}: raise "
-                "model.context"
-            )
         kept_BT = ids_BT != PADDING
-        taps.record("embed/input", ids_BT)
-        places_T = jnp.arange(length, dtype=jnp.int32)
-        taps.record("positions/input", lambda: jnp.broadcast_to(places_T, ids_BT.shape))
-        x_BTD = self.embed_norm(self.embed(ids_BT) + self.positions(places_T))
+        x_BTD = embedded(
+            self.embed, self.positions, ids_BT, taps, advice="raise model.context"
+        )
+        x_BTD = self.embed_norm(x_BTD)
         x_BTD = self.dropout(x_BTD)
         for number, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, kept_BT, taps.scope(f"blocks/{number}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jopt.models._encoder_layers import Attention, Mlp
 from jopt.models._images import DENSE, ImageConfig, head, image_model
 from jopt.models._model import Model
 from jopt.models._settings import (
@@ -22,8 +24,7 @@ from jopt.models._settings import (
 )
 from jopt.models._taps import Taps
 
-# B batch; P patch size; N patches; T, S tokens; D embedding; H heads; K head width;
-# F hidden width of the MLP; C channels.
+# B batch; P patch size; N patches; T tokens; D embedding; C channels.
 
 POOLS = ("cls", "mean")
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -149,55 +150,20 @@ def _norm(config: VitConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     )
 
 
-class Attention(nnx.Module):
-    """Self-attention of all tokens; softmax in float32."""
-
-    def __init__(self, config: VitConfig, rngs: nnx.Rngs) -> None:
-        width = config.embed_dim
-        self.q, self.k, self.v, self.o = (
-            _linear(width, width, config, rngs) for _ in range(4)
-        )
-        self.num_heads = config.num_heads
-
-    def __call__(self, x_BTD: jax.Array, taps: Taps) -> jax.Array:
-        for name in ("q", "k", "v"):
-            taps.record(f"{name}/input", x_BTD)
-        q_BTHK, k_BSHK, v_BSHK = (
-            layer(x_BTD).reshape(*x_BTD.shape[:2], self.num_heads, -1)
-            for layer in (self.q, self.k, self.v)
-        )
-        products_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK)
-        logits_BHTS = products_BHTS.astype(jnp.float32) * q_BTHK.shape[-1] ** -0.5
-        weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(v_BSHK.dtype)
-        mix_BTHK = jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BSHK)
-        mix_BTD = mix_BTHK.reshape(x_BTD.shape)
-        taps.record("o/input", mix_BTD)
-        return self.o(mix_BTD)
-
-
-class Mlp(nnx.Module):
-    """down(activation(up(x)))."""
-
-    def __init__(self, config: VitConfig, rngs: nnx.Rngs) -> None:
-        self.up = _linear(config.embed_dim, config.hidden_dim, config, rngs)
-        self.down = _linear(config.hidden_dim, config.embed_dim, config, rngs)
-        self.activation = config.activation
-
-    def __call__(self, x_BTD: jax.Array, taps: Taps) -> jax.Array:
-        taps.record("up/input", x_BTD)
-        x_BTF = ACTIVATIONS[self.activation](self.up(x_BTD))
-        taps.record("down/input", x_BTF)
-        return self.down(x_BTF)
-
-
 class Block(nnx.Module):
     """Attention, then the MLP, each over a norm and added to the residual stream."""
 
     def __init__(self, config: VitConfig, rngs: nnx.Rngs) -> None:
         self.attn_norm = _norm(config, rngs)
-        self.attn = Attention(config, rngs)
+        linear = functools.partial(_linear, config=config, rngs=rngs)
+        self.attn = Attention(config.embed_dim, config.num_heads, linear)
         self.mlp_norm = _norm(config, rngs)
-        self.mlp = Mlp(config, rngs)
+        self.mlp = Mlp(
+            config.embed_dim,
+            config.hidden_dim,
+            ACTIVATIONS[config.activation],
+            linear,
+        )
         self.dropout = nnx.Dropout(
             config.dropout, rngs=rngs if config.dropout else None
         )
