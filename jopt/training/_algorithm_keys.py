@@ -26,6 +26,11 @@ def algorithm_settings(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in own.items() if key != "name"}
 
 
+def _resolved(config: ConfigDict) -> dict[str, Any]:
+    """Defaults, and what the config sets of them."""
+    return settings_of(config.objective.algorithm.name) | algorithm_settings(config)
+
+
 def algorithm_faults(config: ConfigDict) -> Iterator[str]:
     """What is wrong with the algorithm of a run that has one."""
     name = config.objective.algorithm.name
@@ -71,8 +76,7 @@ def _fits(value: Any, default: Any) -> bool:
 
 def _late_faults(config: ConfigDict) -> Iterator[str]:
     """A penalty that sets in after the end of the run."""
-    settings = settings_of(config.objective.algorithm.name) | algorithm_settings(config)
-    for key, value in settings.items():
+    for key, value in _resolved(config).items():
         if key.endswith("anneal_steps") and value >= config.train.steps > 1:
             yield (
                 f"{TABLE}.{key} is {value}, and the run has {config.train.steps} "
@@ -83,11 +87,9 @@ def _late_faults(config: ConfigDict) -> Iterator[str]:
 
 def environment_faults(config: ConfigDict, trained: int) -> Iterator[str]:
     """What does not fit so many training environments."""
-    name = config.objective.algorithm.name
-    if name != "mldg":
+    if config.objective.algorithm.name != "mldg":
         return
-    settings = settings_of(name) | algorithm_settings(config)
-    count = settings["test_environments"]
+    count = _resolved(config)["test_environments"]
     if not isinstance(count, int) or not 1 <= count < trained:
         yield (
             f"{TABLE}.test_environments is {count} of the {trained} training "

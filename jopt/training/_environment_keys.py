@@ -78,11 +78,6 @@ def environments_of(config: ConfigDict) -> EnvironmentSet:
     return found._replace(test_envs=tuple(own.test_envs))
 
 
-def train_envs(found: EnvironmentSet) -> tuple[int, ...]:
-    """Numbers of the environments that are trained on."""
-    return tuple(e for e in range(found.num_environments) if e not in found.test_envs)
-
-
 def faults(config: ConfigDict, values: Mapping[str, Any]) -> Iterator[str]:
     """A message for each key that cannot work with environments, or without them.
 
@@ -185,7 +180,7 @@ def _set_faults(config: ConfigDict, found: EnvironmentSet) -> Iterator[str]:
             f"expected, of the {count} environments of {name!r}"
         )
         return
-    trained = train_envs(found)
+    trained = found.train_envs
     if not trained:
         yield f"data.test_envs is {tests}, so no environment is left to train on"
         return

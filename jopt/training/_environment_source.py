@@ -13,11 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jopt import data
-from jopt.data.environments import DomainTask, Parts
+from jopt.data.environments import PARTS, DomainTask, Parts, train_envs
 from jopt.errors import ConfigError
 from jopt.training._source import Batch, row_share_of
-
-PARTS = ("in", "out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +41,11 @@ class EnvironmentSource:
         return row_share_of(self.config)
 
     @functools.cached_property
+    def trained(self) -> tuple[int, ...]:
+        """Numbers of the environments that are trained on."""
+        return train_envs(len(self.task.envs), self.test_envs)
+
+    @functools.cached_property
     def parts(self) -> tuple[Parts, ...]:
         """Every environment, split once by `data.trial_seed`."""
         return self.task.parts(self.config.data.trial_seed)
@@ -60,11 +63,7 @@ class EnvironmentSource:
     @property
     def epoch_size(self) -> int:
         """Of the smallest training environment, times their number."""
-        sizes = [
-            parts.inside.size
-            for e, parts in enumerate(self.parts)
-            if e not in self.test_envs
-        ]
+        sizes = [self.parts[e].inside.size for e in self.trained]
         return min(sizes) * len(sizes)
 
     def batch(self, cursor: int, rows: int | None = None) -> Batch:
@@ -80,8 +79,7 @@ class EnvironmentSource:
             stream.batch(cursor // count, rows // count, **self.share)
             for stream in self.streams
         ]
-        trained = [e for e in range(len(self.task.envs)) if e not in self.test_envs]
-        for e, batch in zip(trained, of_each, strict=True):
+        for e, batch in zip(self.trained, of_each, strict=True):
             batch["domain"] = np.full_like(batch["domain"], 2 * e)
         return {
             name: np.stack([batch[name] for batch in of_each], axis=1).reshape(

@@ -10,13 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from jopt.data.environments import EnvironmentSet, read_set
-from jopt.training._environment_keys import (
-    asked_of,
-    environments_of,
-    train_envs,
-)
-from jopt.training._environment_source import PARTS, EnvironmentSource
+from jopt.data.environments import PARTS, EnvironmentSet, read_set
+from jopt.training._environment_keys import asked_of, environments_of
+from jopt.training._environment_source import EnvironmentSource
 from jopt.training._evaluation import by_domain
 from jopt.training._task import Task, Totals
 
@@ -89,7 +85,7 @@ def over_environments(task: Task, config: ConfigDict) -> EnvironmentTask:
         task.sums, num_domains=2 * found.num_environments
     )
     fields["load"] = _load
-    return EnvironmentTask(**fields, tests=found.test_envs, trained=train_envs(found))
+    return EnvironmentTask(**fields, tests=found.test_envs, trained=found.train_envs)
 
 
 def _load(config: ConfigDict) -> EnvironmentSource:

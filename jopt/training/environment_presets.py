@@ -13,7 +13,7 @@ from jopt.errors import check_choice
 from jopt.models import MlpConfig
 from jopt.training import presets
 from jopt.training._config import default_config
-from jopt.training._environment_keys import environments_of, train_envs
+from jopt.training._environment_keys import environments_of
 from jopt.training.algorithms import settings_of
 
 
@@ -73,5 +73,5 @@ def over_environments(
     config.data.update(name=data, **keys)
     found = environments_of(config)
     config.objective.name = found.kind
-    config.train.batch_size = rows * len(train_envs(found))
+    config.train.batch_size = rows * len(found.train_envs)
     return config

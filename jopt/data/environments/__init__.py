@@ -45,7 +45,14 @@ from jopt.data.environments._turned import (
     rotated,
     rotated_task,
 )
-from jopt.data.environments._types import DomainTask, Environment, Part, Parts
+from jopt.data.environments._types import (
+    PARTS,
+    DomainTask,
+    Environment,
+    Part,
+    Parts,
+    train_envs,
+)
 from jopt.data.environments._wilds import SCHEMES, wilds_task
 
 __all__ = [
@@ -54,6 +61,7 @@ __all__ = [
     "FOLDER_SETS",
     "HOLDOUT",
     "ON_DISK",
+    "PARTS",
     "POOLS",
     "SCHEMES",
     "TASKS",
@@ -84,5 +92,6 @@ __all__ = [
     "rotated_task",
     "seed_hash",
     "text_windows",
+    "train_envs",
     "wilds_task",
 ]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jopt.data.environments._folders import FOLDER_SETS, SIDE, folders_task
 from jopt.data.environments._genres import VOCABULARY, genres_task
 from jopt.data.environments._tasks import load_task
-from jopt.data.environments._types import DomainTask
+from jopt.data.environments._types import DomainTask, train_envs
 from jopt.data.environments._wilds import BYTES, IDENTITIES, SCHEMES, wilds_task
 from jopt.errors import ConfigError, DataError, check_choice
 
@@ -54,6 +54,10 @@ class EnvironmentSet(NamedTuple):
     test_envs: tuple[int, ...]
     kind: str
     load: Callable[[], DomainTask]
+
+    @property
+    def train_envs(self) -> tuple[int, ...]:
+        return train_envs(self.num_environments, self.test_envs)
 
 
 def environment_set(name: str, asked: Asked = PACKAGED) -> EnvironmentSet:

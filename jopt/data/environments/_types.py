@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,17 @@ import numpy as np
 from jopt.data._examples import Labelled, TrainExamples
 from jopt.data.environments._holdout import HOLDOUT, holdout, seed_hash
 from jopt.errors import DataError
+
+PARTS = ("in", "out")  # of an environment: trained on unless it is a test; held out
+
+
+def train_envs(count: int, test_envs: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of the environments that are trained on.
+
+    >>> train_envs(4, (1,))
+    (0, 2, 3)
+    """
+    return tuple(e for e in range(count) if e not in test_envs)
 
 
 class Environment(NamedTuple):
@@ -103,6 +114,10 @@ class DomainTask:
     eval_every: int = 100
     chance: float = 0.0
 
+    @property
+    def default_train_envs(self) -> tuple[int, ...]:
+        return train_envs(len(self.envs), self.default_test_envs)
+
     def parts(self, trial_seed: int, *, fraction: float = HOLDOUT) -> tuple[Parts, ...]:
         """Every environment, split once; the same for all methods of a trial seed.
 
@@ -123,8 +138,7 @@ class DomainTask:
         parts = self.parts(trial_seed)
         return tuple(
             TrainExamples(parts[e].inside, seed_hash(order_seed, e))
-            for e in range(len(self.envs))
-            if e not in test_envs
+            for e in train_envs(len(self.envs), test_envs)
         )
 
 

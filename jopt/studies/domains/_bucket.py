@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.data.environments import DomainTask, seed_hash
+from jopt.data.environments import PARTS, DomainTask, seed_hash
 from jopt.studies._experiment import Row
 from jopt.studies._segments import segments_of
-from jopt.studies.domains._evaluation import FIGURES, PARTS
+from jopt.studies.domains._evaluation import FIGURES
 from jopt.studies.domains._lanes import (
     Lane,
     LaneProgram,
@@ -23,7 +23,7 @@ from jopt.studies.domains._lanes import (
     Segment,
     lane_programs,
 )
-from jopt.studies.domains._static import Static, static_of, train_envs
+from jopt.studies.domains._static import Static, static_of
 from jopt.studies.sweeps._identity import job_id
 
 
@@ -104,7 +104,7 @@ def _evaluations(
 def compiled(bucket: Bucket) -> tuple[Static, LaneProgram]:
     """What trains the lanes of a bucket."""
     static = static_of(bucket.task, bucket.width, bucket.trial_seed, bucket.evaluated)
-    count = len(train_envs(static.task))
+    count = len(static.task.default_train_envs)
     programs = lane_programs(static.model, bucket.algorithm, bucket.optimizer, count)
     return static, programs
 
@@ -148,7 +148,7 @@ def orders(
         return np.stack(
             [
                 parts[e].inside.index[stream.numbers(begin * rows, steps * rows)]
-                for e, stream in zip(train_envs(task), streams, strict=True)
+                for e, stream in zip(task.default_train_envs, streams, strict=True)
             ]
         )
 

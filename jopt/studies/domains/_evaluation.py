@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.data._stream import filled
-from jopt.data.environments import DomainTask
+from jopt.data.environments import PARTS, DomainTask
 from jopt.models import Model
 from jopt.objectives.calibration import (
     bin_sums,
@@ -24,7 +24,6 @@ from jopt.objectives.calibration import (
 )
 
 FIGURES = ("acc", "ece", "nll")
-PARTS = ("in", "out")
 
 
 class Stack(NamedTuple):

@@ -11,7 +11,6 @@ import numpy as np
 from jopt.data.environments import DomainTask
 from jopt.studies._experiment import Row
 from jopt.studies.domains._metrics import Metric, metric_of
-from jopt.studies.domains._static import train_envs
 from jopt.studies.selection import Run, select_step
 
 Cell = tuple[str, str]  # algorithm, optimizer
@@ -66,7 +65,7 @@ def fitted_models(task: DomainTask, rows: Iterable[Row]) -> dict[Cell, list[Fitt
 
 
 def _fitted(task: DomainTask, metric: Metric, key: str, rows: Sequence[Row]) -> Fitted:
-    tests, trained = task.default_test_envs, train_envs(task)
+    tests, trained = task.default_test_envs, task.default_train_envs
     records = [
         {k: float(v) for k, v in row.items() if k.startswith("env")}
         | {"step": int(row["step"])}

@@ -57,9 +57,7 @@ def figures_of(models: Models, metric: Metric) -> Figures:
 
 def _introduction(task: DomainTask, metric: Metric, models: Models) -> str:
     tests = ", ".join(task.envs[e].name for e in task.default_test_envs)
-    trained = [
-        env.name for e, env in enumerate(task.envs) if e not in task.default_test_envs
-    ]
+    trained = [task.envs[e].name for e in task.default_train_envs]
     count = sum(map(len, models.values()))
     better = "higher" if metric.sign > 0 else "lower"
     return (

@@ -10,7 +10,6 @@ from jopt.errors import check_choice
 from jopt.studies.domains._bucket import Bucket, Trial
 from jopt.studies.domains._levels import LEVELS, resolved
 from jopt.studies.domains._metrics import METRICS
-from jopt.studies.domains._static import train_envs
 from jopt.studies.sweeps._algorithm_spaces import algorithm_space
 from jopt.studies.sweeps._samplers import sample
 from jopt.studies.sweeps._space import Dist, choice
@@ -104,7 +103,7 @@ def _cell(
     """The buckets of one algorithm and optimizer."""
     steps = size.num_steps or task.num_steps
     drawn = sample(
-        _space(algorithm, optimizer, size, steps, len(train_envs(task))),
+        _space(algorithm, optimizer, size, steps, len(task.default_train_envs)),
         "halton",
         wanted.trials or size.trials,
         seed=wanted.seed,

@@ -51,7 +51,7 @@ def static_of(name: str, width: int, trial_seed: int, evaluated: int) -> Static:
         )
 
     stack = stacked(task, trial_seed, evaluated or None)
-    return Static(task, model, pool_of(task, train_envs(task)), stack, of_lanes)
+    return Static(task, model, pool_of(task, task.default_train_envs), stack, of_lanes)
 
 
 def model_of(task: DomainTask, width: int) -> Model:
@@ -82,8 +82,3 @@ def pool_of(task: DomainTask, envs: Sequence[int]) -> Pool:
             for name in Pool._fields
         )
     )
-
-
-def train_envs(task: DomainTask) -> list[int]:
-    """Numbers of the environments that are trained on."""
-    return [e for e in range(len(task.envs)) if e not in task.default_test_envs]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jopt.data.environments import PARTS
 from jopt.models import Model
 from jopt.objectives.calibration import (
     bin_sums,
@@ -16,7 +17,7 @@ from jopt.objectives.calibration import (
     scores,
     signed_gap,
 )
-from jopt.studies.domains._evaluation import FIGURES, PARTS, Stack, evaluator
+from jopt.studies.domains._evaluation import FIGURES, Stack, evaluator
 
 # E environments; N examples of each, filled up; C classes.
 
