@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jopt.training._sharpness import MEMBERS, PLAIN
+from jopt.training._sharpness import MEMBERS, PLAIN, gradients_of, values_of
 
-# A second gradient is evaluated as it goes, so only the run knows.
-_UNKNOWN = frozenset({"ae_sam"})
 # Several of parts of the batch, which depend on the environments.
 _BY_PARTS = frozenset({"fish", "mldg"})
 
@@ -33,18 +31,12 @@ def gradients_per_step(config: Mapping[str, Any]) -> float:
 
 
 def _of_oracle(config: Mapping[str, Any]) -> float:
-    name = config.get("oracle.name", PLAIN)
-    if name in _UNKNOWN or config.get("objective.algorithm.name") in _BY_PARTS:
+    if config.get("objective.algorithm.name") in _BY_PARTS:
         return math.nan
-    if name == PLAIN:
-        return 1.0
-    own = MEMBERS[name] | {
-        key: config[f"oracle.{key}"]
-        for key in MEMBERS[name]
-        if config.get(f"oracle.{key}") is not None
-    }
-    second = {"looksam": lambda: 1 / own["period"], "esam": lambda: own["gamma"]}
-    return 1.0 + second.get(name, lambda: 1.0)()
+    name = config.get("oracle.name", PLAIN)
+    defaults = MEMBERS.get(name, {})
+    given = {key: config.get(f"oracle.{key}") for key in defaults}
+    return gradients_of(name, values_of(given, defaults))
 
 
 def _of_whole_tree(config: Mapping[str, Any]) -> float:

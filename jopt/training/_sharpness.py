@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -142,7 +143,7 @@ def sharpness(
     oracle = config.oracle
     if oracle.name == PLAIN:
         return None
-    own = _values(oracle, MEMBERS[oracle.name])
+    own = values_of(oracle, MEMBERS[oracle.name])
     return Sharpness(
         ascent=_ascent(config, own, matrix_specs, shardings),
         combine=_combine(config, own),
@@ -152,11 +153,33 @@ def sharpness(
     )
 
 
-def _values(oracle: ConfigDict, defaults: dict[str, Any]) -> dict[str, Any]:
+def values_of(oracle: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: default if oracle[key] is None else oracle[key]
+        key: default if oracle.get(key) is None else oracle[key]
         for key, default in defaults.items()
     }
+
+
+def gradients_of(name: str, own: Mapping[str, Any]) -> float:
+    """Gradients of an oracle's step, a mean over steps; NaN where only the run knows.
+
+    Args:
+        name: of the oracle.
+        own: settings of its own, with their defaults.
+
+    >>> gradients_of("looksam", {"period": 4, "alpha": 0.7})
+    1.25
+    """
+    if name == PLAIN:
+        return 1.0
+    match name:
+        case "looksam":
+            return 1 + 1 / own["period"]
+        case "esam":
+            return 1.0 + own["gamma"]
+        case "ae_sam":
+            return math.nan
+    return 2.0
 
 
 def _by_step(config: ConfigDict, schedule: optax.Schedule) -> optax.Schedule:
@@ -172,7 +195,7 @@ def _ascent(
     shardings: PyTree,
 ) -> AscentRule:
     norm = norm_of(config.oracle)
-    options = _values(config.oracle, NORMS[norm])
+    options = values_of(config.oracle, NORMS[norm])
     rho: optax.ScalarOrSchedule = options.pop("rho")
     if own.get("rho_min") is not None:
         schedule = config.train.schedule
@@ -235,16 +258,15 @@ def describe(config: ConfigDict) -> str:
     if oracle.name == PLAIN:
         return "value_and_grad, 1 gradient a step"
     norm = norm_of(oracle)
-    rho = _values(oracle, NORMS[norm])["rho"]
-    own = _values(oracle, MEMBERS[oracle.name])
-    cost = {
-        "looksam": lambda: f"{1 + 1 / own['period']:g} gradients a step",
-        "ae_sam": lambda: "1 to 2 gradients a step",
-        "esam": lambda: (
-            f"{1 + own['gamma']:g} gradients and 1 or 2 forward passes a step"
-        ),
-        "functional_sam": lambda: "2 gradients and at most 1 forward pass a step",
-    }.get(oracle.name, lambda: "2 gradients a step")()
+    rho = values_of(oracle, NORMS[norm])["rho"]
+    own = values_of(oracle, MEMBERS[oracle.name])
+    count = gradients_of(oracle.name, own)
+    amount = "1 to 2" if math.isnan(count) else f"{count:g}"
+    passes = {
+        "esam": " and 1 or 2 forward passes",
+        "functional_sam": " and at most 1 forward pass",
+    }.get(oracle.name, "")
+    cost = f"{amount} gradients{passes} a step"
     each = climbs(config)
     rows = config.train.batch_size // each
     where = "one perturbation a step" if each == 1 else f"one for every {rows} rows"
