@@ -9,7 +9,6 @@ is decomposed by the thread that asks.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +16,15 @@ import jax.numpy as jnp
 _WAITS = jax.__version_info__ < (0, 12)
 
 
-class Decomposition(NamedTuple):
-    """X = U diag(s) V^H, thin.
-
-    Attributes:
-        u, s, vh: (..., M, K), (..., K) and (..., K, N).
-    """
-
-    u: jax.Array
-    s: jax.Array
-    vh: jax.Array
+Decomposition = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def svd(x: jax.Array) -> Decomposition:
-    """The thin decomposition of every matrix (..., M, N); rounding as LAPACK's.
+    """U (..., M, K), s (..., K) and V^H (..., K, N) of every matrix (..., M, N).
 
     Under an outer `vmap` matrices are a stack again.
 
-    >>> svd(jnp.array([[[3.0, 0.0], [0.0, 4.0]]])).s.tolist()
+    >>> svd(jnp.array([[[3.0, 0.0], [0.0, 4.0]]]))[1].tolist()
     [[4.0, 3.0]]
     """
     if not _WAITS or x.ndim == 2:
@@ -48,7 +38,8 @@ def _by_platform(x: jax.Array) -> Decomposition:
 
 
 def _all_at_once(x: jax.Array) -> Decomposition:
-    return Decomposition(*jnp.linalg.svd(x, full_matrices=False))
+    u, s, vh = jnp.linalg.svd(x, full_matrices=False)
+    return u, s, vh
 
 
 def _one_by_one(x: jax.Array) -> Decomposition:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from jopt.studies.comparing._sides import Result, Side
+from jopt.studies.comparing._sides import Result, Side, finished
 from jopt.training._gradient_counts import gradients_per_step
 
 EQUAL_GRADIENTS = (
@@ -27,7 +27,7 @@ def unequal_tokens(sides: Sequence[Side]) -> Iterator[str]:
     if known and len({shown_tuning(side) for side in sides}) > 1:
         budgets = "; ".join(f"{side.name}: {shown_tuning(side)}" for side in sides)
         yield f"the tuning budgets differ ({budgets})"
-    tokens = {run.tokens for run in _finished(sides)}
+    tokens = {run.tokens for run in _runs(sides)}
     if len(tokens) > 1:
         shown = ", ".join(f"{count:,}" for count in sorted(tokens))
         yield f"the runs train on different numbers of tokens ({shown})"
@@ -50,9 +50,7 @@ def equal_gradients(sides: Sequence[Side]) -> bool:
         for side in sides
         if side.tuning is not None
     }
-    runs = {
-        round(gradients_per_step(run.config) * run.tokens) for run in _finished(sides)
-    }
+    runs = {round(gradients_per_step(run.config) * run.tokens) for run in _runs(sides)}
     return len(tuning) == 1 and len(runs) == 1
 
 
@@ -62,10 +60,5 @@ def _gradients_per_step(side: Side) -> float:
     return gradients_per_step(known[0]) if known else math.nan
 
 
-def _finished(sides: Sequence[Side]) -> list[Result]:
-    return [
-        run
-        for side in sides
-        for run in side.results.values()
-        if not math.isnan(run.value)
-    ]
+def _runs(sides: Sequence[Side]) -> list[Result]:
+    return [side.results[seed] for side in sides for seed in finished(side)]

@@ -16,7 +16,7 @@ from jopt.studies.comparing._budgets import (
     shown_tuning,
     unequal_tokens,
 )
-from jopt.studies.comparing._sides import Result, Side
+from jopt.studies.comparing._sides import Result, Side, finished
 
 LEVEL = 0.05  # chance that a comparison claims anything false
 MIN_SEEDS = 3  # two differences say nothing about their own spread
@@ -117,7 +117,7 @@ def compare(
     baseline = None if against is None else names.index(against)
     read = Cut(sides, "", ()) if at is None else cut(sides, at, share)
     sides = read.sides
-    seeds = tuple(sorted(set.intersection(*(set(_finished(s)) for s in sides))))
+    seeds = tuple(sorted(set.intersection(*(set(finished(s)) for s in sides))))
     values = np.array(
         [[side.results[seed].value for seed in seeds] for side in sides]
     ).reshape(len(sides), len(seeds))
@@ -147,10 +147,6 @@ def compare(
     )
 
 
-def _finished(side: Side) -> list[int]:
-    return [seed for seed, run in side.results.items() if not np.isnan(run.value)]
-
-
 def _obstacles(sides: Sequence[Side], seeds: Sequence[int]) -> Iterator[str]:
     unknown = [side.name for side in sides if side.tuning is None]
     if unknown:
@@ -159,9 +155,9 @@ def _obstacles(sides: Sequence[Side], seeds: Sequence[int]) -> Iterator[str]:
     if tuned:
         yield f"the seeds of {', '.join(tuned)} also chose the settings"
     missing = [
-        f"{len(side.results) - len(_finished(side))} of {side.name}"
+        f"{len(side.results) - len(finished(side))} of {side.name}"
         for side in sides
-        if len(_finished(side)) < len(side.results)
+        if len(finished(side)) < len(side.results)
     ]
     if missing:
         yield f"runs without a result: {', '.join(missing)}"

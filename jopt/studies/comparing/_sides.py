@@ -67,6 +67,11 @@ class Side:
     results: Mapping[int, Result]
 
 
+def finished(side: Side) -> list[int]:
+    """Seeds of the runs of a side that have a result, diverged ones among them."""
+    return [seed for seed, run in side.results.items() if not math.isnan(run.value)]
+
+
 def read_sides(folders: Sequence[Path], metric: str) -> list[Side]:
     """The sides in folders of sweeps and of runs.
 

@@ -8,35 +8,27 @@ from typing import Any
 import optax
 
 import jopt
-from jopt.studies._optimizers import clipped_adam
+from jopt.studies._optimizers import clipped, clipped_adam, cosine
 
 _MOMENTUM = 0.9
 _DECAY = 0.01
 _RHO = 0.05
 
 
-def _cosine(rate: Any, steps: int) -> optax.Schedule:
-    return optax.cosine_decay_schedule(rate, steps)
-
-
-def _clipped(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(1.0), optimizer)
-
-
 def _sgd(rate: Any, steps: int) -> optax.GradientTransformation:
-    return _clipped(optax.sgd(_cosine(rate, steps), momentum=_MOMENTUM))
+    return clipped(optax.sgd(cosine(rate, steps), momentum=_MOMENTUM))
 
 
 def _adamw(rate: Any, steps: int) -> optax.GradientTransformation:
-    return _clipped(optax.adamw(_cosine(rate, steps), weight_decay=_DECAY))
+    return clipped(optax.adamw(cosine(rate, steps), weight_decay=_DECAY))
 
 
 def _muon(rate: Any, steps: int) -> optax.GradientTransformation:
-    return jopt.muon(_cosine(rate, steps), weight_decay=_DECAY)
+    return jopt.muon(cosine(rate, steps), weight_decay=_DECAY)
 
 
 def _signum(rate: Any, steps: int) -> optax.GradientTransformation:
-    return jopt.signum(_cosine(rate, steps), weight_decay=_DECAY)
+    return jopt.signum(cosine(rate, steps), weight_decay=_DECAY)
 
 
 def _sam(rate: Any, steps: int) -> optax.GradientTransformation:
