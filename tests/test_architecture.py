@@ -97,6 +97,19 @@ def test_layer_list_is_the_documented_one():
     assert documented == [names for names in LAYERS if names != ("__main__",)]
 
 
+DECOMPOSITION = r"jnp\.linalg\.(svd|eigh?|eigvalsh|qr|cholesky|solve|inv|lstsq)\("
+
+
+def test_decompositions_of_stacks_are_asked_for_in_one_place():
+    asking = {
+        str(path.relative_to(ROOT / "jopt"))
+        for path in FILES
+        if re.search(DECOMPOSITION, path.read_text())
+    }
+    # The doctor decomposes one matrix, outside of any program.
+    assert asking == {"linalg/_lapack.py", "training/doctor.py"}
+
+
 HEAVY = (
     "flax",
     "orbax",

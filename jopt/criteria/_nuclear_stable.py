@@ -18,6 +18,7 @@ from jopt.linalg import (
     widened,
 )
 from jopt.linalg._finite import on_finite
+from jopt.linalg._lapack import eigvalsh
 from jopt.linalg._norms import NuclearMethod
 
 
@@ -102,4 +103,4 @@ def _largest(gram: jax.Array) -> jax.Array:
     """lambda_max = tr C / st(A), at any scale."""
     if gram.size == 0:
         return frobenius_norm(gram)
-    return on_finite(lambda c: jnp.linalg.eigvalsh(c)[..., -1], gram)
+    return on_finite(lambda c: eigvalsh(c)[..., -1], gram)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jopt.errors import ShapeError
 from jopt.linalg._einsum import einsum
 from jopt.linalg._finite import check_matrices, on_finite, widened
-from jopt.linalg._lapack import svd
+from jopt.linalg._lapack import cholesky, eigh, one_by_one, svd
 from jopt.linalg._normalization import normalize
 
 # S stacked matrices; M, N rows and columns; K the smaller of the two.
@@ -78,7 +78,7 @@ def eigh_polar(x_SMN: jax.Array) -> jax.Array:
     def factor(x_SMN: jax.Array) -> jax.Array:
         x_SMN = normalize(x_SMN)
         gram_SMM = einsum("...mn,...kn->...mk", x_SMN, x_SMN.conj())
-        values_SM, vectors_SMM = jnp.linalg.eigh(gram_SMM)
+        values_SM, vectors_SMM = eigh(gram_SMM)
         kept_SM = values_SM > _cut(x_SMN) * values_SM[..., -1:]
         root_SM = jnp.where(kept_SM, jax.lax.rsqrt(values_SM), 0)
         inverse_SMM = _recomposed(vectors_SMM, root_SM)
@@ -119,7 +119,7 @@ def qdwh_polar(x_SMN: jax.Array) -> jax.Array:
 
     def factor(x_SMN: jax.Array) -> jax.Array:
         x_SMN = normalize(x_SMN)
-        polar_SMN, h_SMM = jax.vmap(_qdwh)(x_SMN)
+        polar_SMN, h_SMM = _qdwh(x_SMN)
         level = _cut(x_SMN)  # of Frobenius norm 1, which is no less than s_1
         doubtful_S = _below(h_SMM, level) & jnp.any(x_SMN != 0, axis=(1, 2))
         return jax.lax.cond(
@@ -149,6 +149,8 @@ def _exact(factor: Callable[[jax.Array], jax.Array], x_SMN: jax.Array) -> jax.Ar
     return on_finite(with_zeros, widened(x_SMN)).astype(x_SMN.dtype)
 
 
+@one_by_one
+@jax.vmap
 def _qdwh(x_MN: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Polar factor and H of X = H U V^H."""
     polar_NM, h_MM, _, _ = jax.lax.linalg.qdwh(x_MN.conj().T)
@@ -158,11 +160,11 @@ def _qdwh(x_MN: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _below(h_SMM: jax.Array, level: float) -> jax.Array:
     """Whether H may have an eigenvalue below `level`: Cholesky then ends in NaN."""
     shifted_SMM = h_SMM - level * jnp.eye(h_SMM.shape[-1], dtype=h_SMM.dtype)
-    return jnp.isnan(jnp.linalg.cholesky(shifted_SMM)).any(axis=(1, 2))
+    return jnp.isnan(cholesky(shifted_SMM)).any(axis=(1, 2))
 
 
 def _cut_off(polar_SMN: jax.Array, h_SMM: jax.Array, cut: float) -> jax.Array:
-    values_SM, vectors_SMM = jnp.linalg.eigh(h_SMM)
+    values_SM, vectors_SMM = eigh(h_SMM)
     kept_SM = values_SM > cut * values_SM[:, -1:]
     return einsum("smk,skn->smn", _recomposed(vectors_SMM, kept_SM), polar_SMN)
 

@@ -36,6 +36,7 @@ import jax.numpy as jnp
 from jopt.errors import check_choice
 from jopt.linalg._exact import svd_polar
 from jopt.linalg._finite import check_matrices, on_finite, widened
+from jopt.linalg._lapack import svd
 from jopt.linalg._normalization import normalize
 from jopt.linalg._norms import frobenius_norm, nuclear_norm, op_norm
 
@@ -194,7 +195,7 @@ def _sum_of_rows(x: jax.Array) -> jax.Array:
 
 def _leading(x: jax.Array) -> jax.Array:
     """u_1 v_1^H."""
-    u, s, vh = jnp.linalg.svd(normalize(x), full_matrices=False)
+    u, s, vh = svd(normalize(x))
     exists = s[..., :1] > 0
     return jnp.where(exists, u[..., :, 0], 0)[..., :, None] * vh[..., :1, :]
 

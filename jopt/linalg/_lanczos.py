@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jopt.errors import ConfigError, check_choice
 from jopt.linalg._finite import on_finite
+from jopt.linalg._lapack import eigh
 from jopt.linalg._tree_vectors import (
     Matvec,
     combined,
@@ -150,7 +151,7 @@ def tridiagonal_eigh(found: Tridiagonal) -> tuple[jax.Array, jax.Array]:
         + jnp.diag(beside, 1)
         + jnp.diag(beside, -1)
     )
-    return on_finite(lambda t: tuple(jnp.linalg.eigh(t)), dense)
+    return on_finite(lambda t: eigh(t), dense)
 
 
 def eigsh(

@@ -11,6 +11,7 @@ import numpy as np
 from jopt.errors import ConfigError, ShapeError
 from jopt.linalg._einsum import einsum
 from jopt.linalg._finite import check_matrices, on_finite, widened
+from jopt.linalg._lapack import qr
 from jopt.linalg._normalization import normalize
 
 # S stacked matrices; M, N rows and columns; R the rank.
@@ -112,7 +113,7 @@ def lowrank_factors(x_SMN: jax.Array, q_SNR: jax.Array) -> LowRankFactors:
     def iterate(x_SMN: jax.Array) -> LowRankFactors:
         basis_SNR = q_SNR.astype(x_SMN.dtype)
         unit_SMN = normalize(x_SMN)
-        p_SMR, _ = jnp.linalg.qr(einsum("...mn,...nr->...mr", unit_SMN, basis_SNR))
+        p_SMR, _ = qr(einsum("...mn,...nr->...mr", unit_SMN, basis_SNR))
         found_SNR = einsum("...mn,...mr->...nr", unit_SMN.conj(), p_SMR)
         # Of a matrix of norm 1: no length overflows, and those that vanish are noise.
         length_S1R = jnp.linalg.norm(found_SNR, axis=-2, keepdims=True)

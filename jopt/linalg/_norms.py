@@ -20,6 +20,7 @@ import numpy as np
 from jopt.errors import ConfigError, ShapeError, check_choice
 from jopt.linalg._einsum import einsum
 from jopt.linalg._finite import check_matrices, on_finite, widened
+from jopt.linalg._lapack import eigvalsh, svdvals
 from jopt.linalg._normalization import frobenius, inverse, normalize, unit_scale
 from jopt.linalg._orthogonalize import orthogonalize
 
@@ -167,7 +168,7 @@ def stable_rank_from_gram(gram: jax.Array) -> jax.Array:
         return frobenius_norm(gram)
 
     def ratio(unit: jax.Array) -> jax.Array:
-        largest = jnp.linalg.eigvalsh(unit)[..., -1]
+        largest = eigvalsh(unit)[..., -1]
         trace = jnp.trace(unit, axis1=-2, axis2=-1).real
         return trace * inverse(largest)
 
@@ -194,13 +195,13 @@ def _of_unit(who: str, x: jax.Array, fn: Callable[[jax.Array], jax.Array]) -> ja
 
 
 def _sum_svd(x: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.linalg.svd(x, compute_uv=False), axis=-1)
+    return jnp.sum(svdvals(x), axis=-1)
 
 
 def _sum_eigh(x: jax.Array) -> jax.Array:
     if x.shape[-2] > x.shape[-1]:
         x = x.swapaxes(-2, -1)
-    values = jnp.linalg.eigvalsh(einsum("...mn,...kn->...mk", x, x.conj()))
+    values = eigvalsh(einsum("...mn,...kn->...mk", x, x.conj()))
     cut = EIGENVALUE_NOISE * jnp.finfo(x.dtype).eps * values[..., -1:]
     return jnp.sum(jnp.sqrt(jnp.where(values > cut, values, 0)), axis=-1)
 
@@ -235,7 +236,7 @@ def _largest(
     if not whole or iters < 1:
         raise ConfigError(f"iters of {who} must be an integer >= 1, not {iters!r}")
     if method == "svd":
-        return lambda x: jnp.linalg.svd(x, compute_uv=False)[..., 0]
+        return lambda x: svdvals(x)[..., 0]
     return lambda x: _power(x, iters, key)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jopt.errors import ShapeError
 from jopt.linalg._einsum import einsum
 from jopt.linalg._finite import check_matrices, on_finite, widened
+from jopt.linalg._lapack import eigh
 
 # S stacked matrices; M rows and columns.
 
@@ -44,7 +45,7 @@ def inverse_root(
         return x_SMM
 
     def root(x_SMM: jax.Array) -> jax.Array:
-        values_SM, vectors_SMM = jnp.linalg.eigh(x_SMM)
+        values_SM, vectors_SMM = eigh(x_SMM)
         top_S1 = values_SM[..., -1:]
         cut = x_SMM.shape[-1] * float(jnp.finfo(x_SMM.dtype).eps)
         kept_SM = values_SM > cut * top_S1

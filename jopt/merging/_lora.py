@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jopt.errors import ConfigError, ShapeError
 from jopt.linalg._einsum import einsum
-from jopt.linalg._lapack import svd
+from jopt.linalg._lapack import qr, svd
 from jopt.matrix import assemble
 from jopt.merging._matrices import task_matrices, task_specs
 from jopt.merging._transform import (
@@ -104,8 +104,8 @@ def merge_lora(
 def _truncated(
     a_MR: jax.Array, b_RN: jax.Array, rank: int
 ) -> tuple[jax.Array, jax.Array]:
-    left_MR, upper_RR = jnp.linalg.qr(a_MR)
-    right_NR, lower_RR = jnp.linalg.qr(b_RN.conj().T)
+    left_MR, upper_RR = qr(a_MR)
+    right_NR, lower_RR = qr(b_RN.conj().T)
     core_RR = einsum("ij,kj->ik", upper_RR, lower_RR.conj())
     u_RK, s_K, vh_KR = svd(core_RR)
     a_MK = einsum("mr,rk->mk", left_MR, u_RK[:, :rank] * s_K[:rank])

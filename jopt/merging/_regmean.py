@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jopt.errors import ConfigError
 from jopt.linalg._einsum import einsum
+from jopt.linalg._lapack import solve
 from jopt.matrix import assemble
 from jopt.merging._fisher import per_task
 from jopt.merging._matrices import task_matrices, task_specs
@@ -136,4 +137,4 @@ def _solve(gram: jax.Array, x_STMN: jax.Array, weights_T: jax.Array) -> jax.Arra
         jnp.matmul(weighted_STMM, x_STMN, precision=jax.lax.Precision.HIGHEST), axis=1
     )
     left_SMM = jnp.broadcast_to(whole_SMM, (len(right_SMN), *whole_SMM.shape[1:]))
-    return jnp.linalg.solve(left_SMM, right_SMN)
+    return solve(left_SMM, right_SMN)

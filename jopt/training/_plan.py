@@ -187,7 +187,7 @@ class Plan:
 
     def items(self, rows: int) -> int:
         """Tokens, or examples of a classifier, in so many rows."""
-        return rows * self.task.items_per_row(self.config)
+        return rows * self.task.items_per_row(self.config.data.seq_len)
 
     def seen(self, state: TrainState) -> int:
         """Tokens, or examples of a classifier, in the steps that led to a state."""

@@ -25,7 +25,7 @@ class Task:
         count: name of the sum and metric that holds how many items were counted.
         headline: the metric that stands for a run, and its unit.
         items: what was counted, in words.
-        items_per_row: of a row of a batch.
+        items_per_row: of a row of a batch, by `data.seq_len`.
         example_batch: a batch of one row, for shapes.
         load: the data; fails with `DataError`.
         derive: further results, by name, from the sums.
@@ -37,7 +37,7 @@ class Task:
     count: str
     headline: tuple[str, str]
     items: str
-    items_per_row: Callable[[ConfigDict], int]
+    items_per_row: Callable[[int], int]
     example_batch: Callable[[ConfigDict], dict[str, np.ndarray]]
     load: Callable[[ConfigDict], Source]
     derive: Callable[[Totals], dict[str, float]]

@@ -12,6 +12,7 @@ from jopt.errors import ShapeError
 from jopt.linalg import frobenius_norm, normalize
 from jopt.linalg._einsum import einsum
 from jopt.linalg._finite import on_finite
+from jopt.linalg._lapack import eigh, qr
 
 # S stacked matrices; M, N rows and columns, M <= N; D either of them.
 
@@ -181,7 +182,7 @@ def _eigenvectors(moment_SDD: jax.Array) -> jax.Array:
         return moment_SDD
 
     def vectors(x_SDD: jax.Array) -> jax.Array:
-        return jnp.linalg.eigh(normalize(x_SDD))[1][..., ::-1]
+        return eigh(normalize(x_SDD))[1][..., ::-1]
 
     return on_finite(vectors, moment_SDD)
 
@@ -196,6 +197,6 @@ def _power_step(
     sorted_SDD = jnp.take_along_axis(basis_SDD, order_SD[:, None, :], axis=2)
 
     def step(x_SDD: jax.Array) -> jax.Array:
-        return jnp.linalg.qr(einsum("sij,sjk->sik", normalize(x_SDD), sorted_SDD))[0]
+        return qr(einsum("sij,sjk->sik", normalize(x_SDD), sorted_SDD))[0]
 
     return on_finite(step, moment_SDD), order_SD

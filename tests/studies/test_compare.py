@@ -13,6 +13,7 @@ from scipy import stats
 
 from jopt.reporting import has_matplotlib
 from jopt.studies.compare import main
+from jopt.studies.comparing._sides import read_sides
 
 METRIC = "eval/bits_per_byte"
 BUDGET = {"trials": 8, "runs": 8, "tokens": 800}
@@ -43,6 +44,7 @@ def write_run(
         "train.steps": steps,
         "train.batch_size": 2,
         "data.seq_len": 5,
+        "objective.name": "language_model",
         **settings,
     }
     record = {"config_name": f"{name}_lm", "flat_config": config, "sweep": sweep}
@@ -327,6 +329,14 @@ def test_budgets_are_equal_in_tokens_or_in_gradients(at, capsys, own, steps, cla
     assert ("a is better" in out) == claimed
     assert ("equal in gradients" in out) == (claimed and steps != 60)
     assert ("the tuning budgets differ" in out) == (not claimed)
+
+
+def test_images_count_as_one_each(at):
+    write_run(at / "text", "a", 1, 1.0, None)
+    images = {"objective.name": "classification"}
+    write_run(at / "images", "a", 1, 1.0, None, **images)
+    text, images = (read_sides([at / n], METRIC)[0] for n in ("text", "images"))
+    assert text.results[1].tokens == 5 * images.results[1].tokens == 5 * 2 * 10
 
 
 @pytest.mark.parametrize(

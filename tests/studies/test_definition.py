@@ -85,6 +85,10 @@ def test_jobs_take_turns_and_their_ids_follow_the_config(monkeypatch):
     other = tuning_jobs(sweep(overrides=nested({"train.steps": 7})))
     assert not {job.id for job in other} & {job.id for job in jobs}
     assert {job.tokens for job in other} == {7 * 8 * 128}
+    images = {name: arm(f"configs/{name}_digits.py", {}) for name in ("muon", "sam")}
+    shorter = nested({"train.steps": 7, "train.batch_size": 8})
+    for job in tuning_jobs(sweep(arms=nested(images), overrides=shorter)):
+        assert job.tokens == 7 * 8, "an image is one"
     # Where the cache is changes nothing.
     moved = tuning_jobs(sweep(overrides=nested({"data.cache_dir": "/elsewhere"})))
     assert [job.id for job in moved] == [job.id for job in jobs]

@@ -10,10 +10,12 @@ import pytest
 
 from jopt.__main__ import main
 from jopt.errors import ConfigError
+from jopt.models import RESNETS
 from jopt.models._vit import cut
 from jopt.studies import pretrained
 from jopt.studies.model_pool._architectures import build, num_params, shapes_of
 from jopt.studies.model_pool._torch_names import NAMED
+from jopt.studies.model_pool._user_weights import parse_weights, user_member
 from jopt.tree import named_leaves
 from jopt.weights import Leaf, NamedWeights, new_weights
 from jopt.weights._layout import STATE
@@ -165,13 +167,23 @@ def test_folders_need_weights_and_are_listed(tmp_path, capsys):
     assert "pacs has 4 environments" in capsys.readouterr().err
 
 
+@pytest.fixture
+def narrow_resnet(monkeypatch):
+    """Two narrow blocks under the name of ResNet-18, which itself trains too long."""
+    build.cache_clear()
+    monkeypatch.setitem(RESNETS, "18", {"depths": (1, 1), "width": 8})
+    yield
+    build.cache_clear()
+
+
 @pytest.mark.slow
-def test_own_weights_on_images_in_folders(tmp_path):
+def test_own_weights_on_images_in_folders(narrow_resnet, tmp_path):
     """BatchNorm's statistics are those of the file, and the command goes to its end."""
     root = folders(tmp_path / "images", count=10)
     model = build("resnet_18", (32, 32, 3), 1000)
     example = {"inputs": np.zeros((1, 32, 32, 3), np.float32)}
     params, state = model.init(jax.random.key(0), example)
+    state = jax.tree.map(lambda x: x + 0.25, state)  # not those of a new model
     arrays = {
         **{f"params/{path}": np.asarray(x) for path, x in named_leaves(params).items()},
         **{STATE + path: np.asarray(x) for path, x in named_leaves(state).items()},
@@ -181,8 +193,12 @@ def test_own_weights_on_images_in_folders(tmp_path):
     with new_weights(file, leaves) as writer:
         for name, array in arrays.items():
             writer.write(name, array)
+    given = f"resnet_18:{file}"
+    statistics = user_member(parse_weights(given), (32, 32, 3), 2).network.state
+    for path, x in named_leaves(state).items():
+        np.testing.assert_array_equal(named_leaves(statistics)[path], x)
     flags = [
-        *(f"--data_root={root}", "--side=32", f"--weights=resnet_18:{file}"),
+        *(f"--data_root={root}", "--side=32", f"--weights={given}"),
         *(f"--workdir={tmp_path / 'study'}", f"--pool={tmp_path / 'pool'}"),
     ]
     assert main(["study", "pretrained", "--size=smoke", *flags]) == 0

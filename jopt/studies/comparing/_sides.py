@@ -18,6 +18,7 @@ from jopt.reporting import (
 )
 from jopt.studies.sweeps._definition import TUNE
 from jopt.studies.sweeps._index import compared_jobs, is_sweep, read_index, result
+from jopt.training._tasks import TASKS
 
 # What may differ between the runs of one side.
 _NOT_THE_SIDE = ("seed", "data.cache_dir")
@@ -31,7 +32,7 @@ class Result:
         folder: of the run.
         value: of the metric; infinite when it diverged, NaN while there is none.
         curve: (step, seconds, value) of each evaluation.
-        tokens: of the whole training.
+        tokens: of the whole training; of a classifier, its examples.
         step_secs: of one training step, without compilation, evaluation and saves; NaN
             where it was not measured.
         steps: of the whole training.
@@ -187,7 +188,8 @@ def _result(folder: Path, metric: str) -> Result:
     if not (folder / "config.json").exists():
         return Result(folder, value, (), 0, float("nan"))
     config = read_run(folder, "flat_config")["flat_config"]
-    step_tokens = config["train.batch_size"] * config["data.seq_len"]
+    per_row = TASKS[config["objective.name"]].items_per_row(config["data.seq_len"])
+    step_tokens = config["train.batch_size"] * per_row
     rate = 0.0
     if (folder / "status.json").exists():
         measured = read_json(folder / "status.json").get("result", {})

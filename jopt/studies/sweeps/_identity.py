@@ -33,7 +33,7 @@ def job_id(resolved: Mapping[str, Any]) -> str:
 def identify(
     lines: Sequence[Sequence[str]], names: Sequence[str]
 ) -> list[tuple[str, int]]:
-    """Id and training tokens of the run that each command line would start.
+    """Id and tokens of training, or examples, of the run that each line would start.
 
     A config is resolved with the devices at hand. Where asking for them could take an
     accelerator away from the jobs, a process of its own asks, and ends.
@@ -57,6 +57,7 @@ def _identify(
     from jopt.training._flags import parse
     from jopt.training._plan import resolve
     from jopt.training._run_folder import plain
+    from jopt.training._tasks import task_of
 
     found = []
     for line, name in zip(lines, names, strict=True):
@@ -64,7 +65,8 @@ def _identify(
             config = resolve(parse(line).config)
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
-        tokens = config.train.steps * config.train.batch_size * config.data.seq_len
+        per_row = task_of(config).items_per_row(config.data.seq_len)
+        tokens = config.train.steps * config.train.batch_size * per_row
         found.append((job_id(plain(config)), tokens))
     return found
 
