@@ -91,7 +91,8 @@ def planned(settings: Settings) -> Iterator[Plan]:
     (('w',), 'leaf by leaf')
     """
     with opened(settings) as sources:
-        transform = settings.recipe.transform(views_of(settings, sources.base))
+        views = views_of(settings.views, sources.base, settings.base)
+        transform = settings.recipe.transform(views)
         wide = max((sources.wide(x) for x in sources.merged), key=lambda x: x.itemsize)
         pieces = _pieces(settings, sources)
         yield Plan(

@@ -14,9 +14,9 @@ from jopt.errors import ConfigError
 from jopt.merging import stack, task_vector
 from jopt.weights._layout import STATE, NamedWeights, plain_layout
 from jopt.weights._names import torch_layout
+from jopt.weights._open import open_weights
 from jopt.weights._safetensors import SafetensorsWeights
 from jopt.weights._settings import Settings, Task
-from jopt.weights._weights import open_weights
 
 # T tasks.
 

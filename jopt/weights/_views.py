@@ -14,7 +14,6 @@ from jopt.transforms._specs import find_spec
 
 if TYPE_CHECKING:
     from jopt.weights._layout import NamedWeights
-    from jopt.weights._settings import Settings
 
 Views = Callable[[str, tuple[int, ...]], MatrixSpec | None]
 
@@ -66,23 +65,23 @@ def view_from(table: Mapping[str, Any]) -> View:
     return View(table["match"], **axes)
 
 
-def views_of(settings: Settings, base: NamedWeights) -> Views:
+def views_of(views: Sequence[View], base: NamedWeights, path: Path) -> Views:
     """The view of a leaf by path and shape.
 
-    The first entry of `matrix_specs` in the config that matches decides; then what the
-    rules of torch names say, or the model of the run that the base is from; then
-    `find_spec`, for which a leaf of two axes is a matrix.
+    The first of `views` that matches decides; then what the rules of torch names say,
+    or the model of the run that the base at `path` is from; then `find_spec`, for which
+    a leaf of two axes is a matrix.
     """
 
     @functools.cache
     def declared() -> Mapping[str, MatrixSpec | None]:
-        return base.specs() or _of_run(settings.base)
+        return base.specs() or _of_run(path)
 
-    def view(path: str, shape: tuple[int, ...]) -> MatrixSpec | None:
-        for entry in settings.views:
-            if re.search(entry.match, path):
+    def view(name: str, shape: tuple[int, ...]) -> MatrixSpec | None:
+        for entry in views:
+            if re.search(entry.match, name):
                 return entry.spec()
-        return find_spec(path, shape, declared())
+        return find_spec(name, shape, declared())
 
     return view
 
