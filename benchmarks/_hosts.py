@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, NoReturn
 
 SUBNET = "10.77.0"
 
@@ -149,13 +150,14 @@ def two_hosts(gbits: float | None) -> Iterator[Hosts]:
 
     Each has a hosts file in which this machine's name is its own address: Gloo
     advertises what the name resolves to, and 127.0.0.1 leads nowhere between them.
-    All of it is removed at the end.
+    All of it is removed at the end, which SIGTERM brings about as well.
 
     Fails: `CalledProcessError` where the kernel or the rights do not allow it.
     """
     names = [f"jopt{os.getpid()}{end}" for end in "ab"]
     links = [f"jv{os.getpid() % 10**7}{end}" for end in "ab"]
     files = [Path("/etc/netns") / name for name in names]
+    before = signal.signal(signal.SIGTERM, _exit)
     try:
         for name in names:
             _do("ip", "netns", "add", name)
@@ -190,6 +192,11 @@ def two_hosts(gbits: float | None) -> Iterator[Hosts]:
             shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             Path("/etc/netns").rmdir()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _do(*command: str) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,20 @@ def test_runs_of_two_hosts(tmp_path):
     nothing_is_left()
 
 
+def test_hosts_end_with_their_benchmark(tmp_path):
+    command = [sys.executable, "benchmarks/network.py", "--gbits=0.001"]
+    command += ["--params=1000000", f"--csv={tmp_path / 'measured.csv'}"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE) as run:
+        while run.poll() is None and not processes_in(f"jopt{run.pid}a"):
+            time.sleep(0.05)
+        if run.poll() is not None:
+            pytest.skip(run.stdout.read().decode().strip())
+        run.terminate()
+        assert run.wait(60) == 128 + signal.SIGTERM
+    nothing_is_left()
+
+
 def measured(benchmark: str, folder: Path, *flags: str) -> list[dict[str, str]]:
     """The rows that a benchmark writes; skips the test where it finds no link."""
     out = folder / "measured.csv"
@@ -68,6 +85,16 @@ def measured(benchmark: str, folder: Path, *flags: str) -> list[dict[str, str]]:
 
 
 def nothing_is_left() -> None:
-    """The names of this process's namespaces and their files are gone."""
-    left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True)
-    assert "jopt" not in left.stdout
+    """The namespaces and their files are gone."""
+    assert "jopt" not in said_of("ip", "netns", "list")
+    assert not list(Path("/etc").glob("netns/jopt*"))
+
+
+def processes_in(namespace: str) -> list[str]:
+    return said_of("ip", "netns", "pids", namespace).split()
+
+
+def said_of(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        return ""  # then no benchmark can make any
+    return subprocess.run(command, capture_output=True, text=True).stdout
