@@ -11,7 +11,8 @@ from pathlib import Path
 from jopt.errors import ConfigError, print_error
 from jopt.reporting import csv_text, has_matplotlib, markdown_table, page, write_text
 from jopt.studies.comparing._amounts import AXES
-from jopt.studies.comparing._comparison import LEVEL, Comparison, Row, compare
+from jopt.studies.comparing._budgets import GRADIENTS
+from jopt.studies.comparing._comparison import LEVEL, Comparison, Pair, Row, compare
 from jopt.studies.comparing._comparison_figure import draw
 from jopt.studies.comparing._sides import default_metric, read_sides
 from jopt.training._signals import EXIT_DONE, EXIT_FAILURE, EXIT_USAGE
@@ -110,7 +111,7 @@ def as_csv(found: Comparison) -> str:
     of_rows += ["steps_to_target", "secs_to_target", "step_secs"]
     of_rows += ["gradients_to_target", "time_to_target", "wire_bytes"]
     of_pairs = ["difference", "low", "high", "win_rate"]
-    of_pairs += ["pvalue", "adjusted", "claimed"]
+    of_pairs += ["pvalue", "adjusted", "budgets", "claimed"]
     lines = [
         *(
             (row.name, "", name, getattr(row, name))
@@ -184,10 +185,19 @@ def _pairs(found: Comparison) -> Table:
             f"{pair.win_rate:.2f}",
             _pvalue(pair.pvalue),
             _pvalue(pair.adjusted),
-            f"{pair.first} is better" if pair.claimed else "none",
+            _claim(pair),
         ]
         for pair in found.pairs
     ]
+
+
+def _claim(pair: Pair) -> str:
+    if not pair.budgets:
+        return "none: budgets differ"
+    if not pair.claimed:
+        return "none"
+    at = " at equal gradients" if pair.budgets == GRADIENTS else ""
+    return f"{pair.first} is better{at}"
 
 
 def _notes(found: Comparison) -> list[str]:
@@ -208,14 +218,34 @@ def _notes(found: Comparison) -> list[str]:
             "For p a diverged run counts as the worst result of its pair, and its side "
             "never wins against one that did not diverge with that seed."
         )
-    notes += [words for words in (found.at, found.equal) if words]
+    if found.at:
+        notes.append(found.at)
     if found.share is not None:
         notes.append(
             f"Modelled time, c = {found.share:g} of a data-parallel step is "
             "communication: (1 - c)(1 - p) + c / H for a step of replicas apart."
         )
+    if found.unequal:
+        notes.append(_of_budgets(found))
     notes += [f"No claim is made: {obstacle}." for obstacle in found.obstacles]
     return notes
+
+
+def _of_budgets(found: Comparison) -> str:
+    """Why some pairs have no claim, or one at equal gradients."""
+    differ = "; ".join(found.unequal)
+    kinds = {pair.budgets for pair in found.pairs}
+    if kinds == {GRADIENTS}:
+        return (
+            "Tuning and runs are equal in gradients, of which a step may evaluate "
+            "several, and not in tokens."
+        )
+    if not any(kinds):
+        return f"No claim is made: {differ}."
+    return (
+        "A pair has no claim where budgets are equal neither in tokens nor in "
+        f"gradients, of which a step may evaluate several: {differ}."
+    )
 
 
 def _number(value: float) -> str:

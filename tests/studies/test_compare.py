@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -329,6 +330,31 @@ def test_budgets_are_equal_in_tokens_or_in_gradients(at, capsys, own, steps, cla
     assert ("a is better" in out) == claimed
     assert ("equal in gradients" in out) == (claimed and steps != 60)
     assert ("the tuning budgets differ" in out) == (not claimed)
+
+
+def test_each_pair_is_judged_by_its_own_budgets(at, capsys):
+    """SAM has the tokens of Adam, and the gradients of Adam with twice the steps."""
+    ends = {1: 1.0, 2: 1.1, 3: 1.05}
+    sides = (("sam", SAM, 30, 0.0), ("adam", {}, 30, 1.0), ("twice", {}, 60, 2.0))
+    for name, own, steps, more in sides:
+        budget = {"trials": 8, "runs": 8, "tokens": 8 * 10 * steps}
+        sweep = {"name": "s", "arm": name, "stage": "final", "tuning": budget}
+        for seed, end in ends.items():
+            value = end + more + 0.01 * seed * more
+            write_run(at / f"{name}-{seed}", name, seed, value, sweep, steps, **own)
+    assert main([*sorted(p.name for p in at.iterdir()), "--csv=out.csv"]) == 0
+    out = capsys.readouterr().out
+    (first,) = re.findall(r"^\| sam - adam .*\| (.*?) *\|$", out, re.M)
+    (second,) = re.findall(r"^\| sam - twice .*\| (.*?) *\|$", out, re.M)
+    (third,) = re.findall(r"^\| adam - twice .*\| (.*?) *\|$", out, re.M)
+    assert first == "sam is better"
+    assert second == "sam is better at equal gradients"
+    assert third == "none: budgets differ"
+    assert "A pair has no claim where budgets are equal neither in" in out
+    lines = csv.reader(io.StringIO(Path("out.csv").read_text()))
+    got = {tuple(line[:3]): line[3] for line in lines}
+    assert got["sam", "twice", "budgets"] == "gradients"
+    assert got["adam", "twice", "claimed"] == "False"
 
 
 def test_images_count_as_one_each(at):

@@ -8,10 +8,7 @@ from collections.abc import Iterator, Sequence
 from jopt.studies.comparing._sides import Result, Side, finished
 from jopt.training._gradient_counts import gradients_per_step
 
-EQUAL_GRADIENTS = (
-    "Tuning and runs are equal in gradients, of which a step may evaluate several, and "
-    "not in tokens."
-)
+TOKENS, GRADIENTS = "tokens", "gradients"
 
 
 def shown_tuning(side: Side) -> str:
@@ -19,6 +16,13 @@ def shown_tuning(side: Side) -> str:
     if side.tuning is None:
         return "unknown"
     return "{trials} trials, {runs} runs, {tokens:,} tokens".format(**side.tuning)
+
+
+def equal_budgets(first: Side, second: Side) -> str:
+    """What both have spent as much of, on tuning and on runs; empty for nothing."""
+    if not any(unequal_tokens((first, second))):
+        return TOKENS
+    return GRADIENTS if _equal_gradients((first, second)) else ""
 
 
 def unequal_tokens(sides: Sequence[Side]) -> Iterator[str]:
@@ -33,7 +37,7 @@ def unequal_tokens(sides: Sequence[Side]) -> Iterator[str]:
         yield f"the runs train on different numbers of tokens ({shown})"
 
 
-def equal_gradients(sides: Sequence[Side]) -> bool:
+def _equal_gradients(sides: Sequence[Side]) -> bool:
     """Whether tuning and runs evaluate gradients of equally many tokens.
 
     A trial is taken to evaluate as many a step as a final run of its side.

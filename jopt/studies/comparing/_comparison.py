@@ -11,8 +11,7 @@ from jopt.errors import check_choice
 from jopt.studies import statistics
 from jopt.studies.comparing._amounts import Cut, cut, gradients, model_time
 from jopt.studies.comparing._budgets import (
-    EQUAL_GRADIENTS,
-    equal_gradients,
+    equal_budgets,
     shown_tuning,
     unequal_tokens,
 )
@@ -50,6 +49,8 @@ class Pair:
 
     Difference and interval are NaN where a run diverged. The win rate is the share of
     all pairs of seeds, equal or not, in which the first is smaller; ties count a half.
+    `budgets` is what both have spent as much of, `tokens` or `gradients`, or empty, and
+    then nothing is claimed.
     """
 
     first: str
@@ -60,6 +61,7 @@ class Pair:
     win_rate: float
     pvalue: float
     adjusted: float
+    budgets: str
     claimed: bool
 
 
@@ -74,9 +76,9 @@ class Comparison:
         rows, pairs: the tables.
         tests: in the family of p-values.
         obstacles: why no claim is made, whatever the p-values; empty when it may be.
+        unequal: how the budgets of all differ, in words. That hinders the claims of
+            pairs, each by its own `budgets`.
         at: where runs were read, in words; empty at their ends.
-        equal: in what budgets are equal, in words; empty where that is tokens, or they
-            are not.
         share: of communication in a data-parallel step, of the modelled time; or None.
     """
 
@@ -87,8 +89,8 @@ class Comparison:
     pairs: tuple[Pair, ...]
     tests: int
     obstacles: tuple[str, ...]
+    unequal: tuple[str, ...] = ()
     at: str = ""
-    equal: str = ""
     share: float | None = None
 
 
@@ -124,13 +126,7 @@ def compare(
     finite = values[np.isfinite(values)]
     if target is None:
         target = float(finite.max()) if finite.size else float("nan")
-    unequal = tuple(unequal_tokens(sides))
-    in_gradients = bool(unequal) and equal_gradients(sides)
-    obstacles = (
-        *(() if in_gradients else unequal),
-        *_obstacles(sides, seeds),
-        *read.obstacles,
-    )
+    obstacles = (*_obstacles(sides, seeds), *read.obstacles)
     return Comparison(
         metric,
         seeds,
@@ -141,8 +137,8 @@ def compare(
         tuple(_pairs(sides, values, baseline, claims=not obstacles)) if seeds else (),
         len(statistics.ordered_pairs(len(sides), baseline)),
         obstacles,
+        tuple(unequal_tokens(sides)),
         read.words,
-        EQUAL_GRADIENTS if in_gradients else "",
         share,
     )
 
@@ -217,6 +213,7 @@ def _pairs(
             i, j = j, i
         place = order.index((i, j))
         difference, low, high = _difference(values[i], values[j])
+        budgets = equal_budgets(sides[i], sides[j])
         yield Pair(
             first=sides[i].name,
             second=sides[j].name,
@@ -226,7 +223,8 @@ def _pairs(
             win_rate=statistics.win_rate(-values[i], -values[j]),
             pvalue=float(pvalues[place]),
             adjusted=float(adjusted[place]),
-            claimed=claims and bool(adjusted[place] <= LEVEL),
+            budgets=budgets,
+            claimed=claims and bool(budgets) and bool(adjusted[place] <= LEVEL),
         )
 
 
