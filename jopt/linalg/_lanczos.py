@@ -151,7 +151,7 @@ def tridiagonal_eigh(found: Tridiagonal) -> tuple[jax.Array, jax.Array]:
         + jnp.diag(beside, 1)
         + jnp.diag(beside, -1)
     )
-    return on_finite(lambda t: eigh(t), dense)
+    return on_finite(eigh, dense)
 
 
 def eigsh(

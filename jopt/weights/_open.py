@@ -22,6 +22,7 @@ def open_weights(path: Path | str) -> Weights:
     when a file is not whole.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> from safetensors.numpy import save_file
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_file({"w": np.ones(2)}, f"{folder}/m.safetensors")
