@@ -69,7 +69,9 @@ def test_a_wide_gram_is_made_of_blocks_without_those_below_the_diagonal(dtype, s
     each = np.einsum("lam,lan->lmn", exact, exact) / 5
     expected = each if stacked else each.mean(0)
     np.testing.assert_allclose(gram, expected, rtol=1e-5, atol=1e-5)
-    assert (gram == gram.swapaxes(-1, -2)).all()
+    half = fan_in // 2
+    below, above = gram[..., half:, :half], gram[..., :half, half:]
+    np.testing.assert_array_equal(below, above.swapaxes(-1, -2))
 
 
 def test_bfloat16_results_are_rounded_once_and_float32_ones_never():

@@ -253,7 +253,8 @@ def test_a_table_in_a_rule_is_a_linear_schedule():
     plain = build(changed(rules__matrix__nesterov=False), STRUCTS, matrix_specs=SPECS)
     first, _ = optimizer.tx.update(grads, state, params)
     expected, _ = plain.tx.update(grads, plain.tx.init(params), params)
-    jax.tree.map(np.testing.assert_array_equal, first, expected)
+    # Its polar factor is, up to rounding, that of any multiple.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4), first, expected)
     del ramp["end_value"]
     found = faults(changed(rules__matrix__beta=ramp))
     assert "optim.rules.matrix (muon)" in found and "end_value" in found

