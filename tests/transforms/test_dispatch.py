@@ -17,8 +17,8 @@ def normal(*shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def polar_update(grads, specs=None):
-    tx = jopt.scale_by_orthogonalization(nesterov=False, matrix_specs=specs)
+def polar_update(grads, specs=None, **options):
+    tx = jopt.scale_by_orthogonalization(nesterov=False, matrix_specs=specs, **options)
     return tx.update(grads, tx.init(grads))[0]
 
 
@@ -87,16 +87,20 @@ def test_fused_leaf_with_split_equals_separate_leaves_scale_included():
 
 
 def test_per_head_and_convolution_views():
-    """To the rounding of the iteration, which depends on how a CPU adds up."""
     heads = normal(8, 2, 4)
-    update = polar_update({"q": heads}, {"q": MatrixSpec((0,), (2,))})["q"]
+    # Newton-Schulz magnifies the rounding of products, which are not alike in a stack
+    # and alone on every CPU.
+    update = polar_update({"q": heads}, {"q": MatrixSpec((0,), (2,))}, method="svd")[
+        "q"
+    ]
     for h in range(2):
-        np.testing.assert_allclose(update[:, h], orthogonalize(heads[:, h]), atol=5e-5)
+        alone = orthogonalize(heads[:, h], method="svd")
+        np.testing.assert_allclose(update[:, h], alone, atol=1e-5)
 
     kernel = normal(3, 3, 2, 8)
-    update = polar_update({"conv_0": kernel})["conv_0"]
-    flat = orthogonalize(kernel.reshape(18, 8)).reshape(kernel.shape)
-    np.testing.assert_allclose(update, flat, atol=5e-5)
+    update = polar_update({"conv_0": kernel}, method="svd")["conv_0"]
+    flat = orthogonalize(kernel.reshape(18, 8), method="svd").reshape(kernel.shape)
+    np.testing.assert_allclose(update, flat, atol=1e-5)
 
 
 def test_sizes_of_zero_pass():

@@ -57,7 +57,7 @@ def _identify(
     from jopt.training._flags import parse
     from jopt.training._plan import resolve
     from jopt.training._run_folder import plain
-    from jopt.training._tasks import task_of
+    from jopt.training._tasks import TASKS
 
     found = []
     for line, name in zip(lines, names, strict=True):
@@ -65,7 +65,7 @@ def _identify(
             config = resolve(parse(line).config)
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
-        per_row = task_of(config).items_per_row(config.data.seq_len)
+        per_row = TASKS[config.objective.name].items_per_row(config.data.seq_len)
         tokens = config.train.steps * config.train.batch_size * per_row
         found.append((job_id(plain(config)), tokens))
     return found
