@@ -44,7 +44,10 @@ class Folder:
         self._wall = 0.0
 
     def write(self, name: str, text: str) -> None:
-        (self.path / name).write_text(text)
+        """In one move, as a run does: who follows the folder sees no half of it."""
+        fresh = self.path / f"{name}.fresh"
+        fresh.write_text(text)
+        fresh.replace(self.path / name)
 
     def append(self, text: str) -> None:
         with (self.path / "metrics.jsonl").open("a") as file:
