@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jopt.errors import ConfigError
 from jopt.reporting._files import read_json
+
+
+DELETION_SECS = 0.05  # longer than a folder needs to go away
 
 
 class Status(NamedTuple):
@@ -40,24 +44,39 @@ def read_status(folder: Path) -> Status:
 
     Fails: `ConfigError` where `status.json` is not what jopt writes.
     """
-    path = folder / "status.json"
-    if not path.exists():
+    path, lock = folder / "status.json", folder / ".lock"
+    try:
+        record = read_json(path)
+    except ConfigError:
+        if path.exists():
+            raise
         return Status("pending", "", {})
-    record = read_json(path)
     if "state" not in record:
         raise ConfigError(f"{path} was not written by jopt: it has no 'state'")
     state = record["state"]
-    if state == "running" and not is_held(folder / ".lock"):
+    if state == "running" and not is_held(lock):
+        if _goes_away(path, lock):
+            return Status("pending", "", {})
         step = record.get("step")
         return Status("lost", f"at step {step}; its command resumes it", record)
     return Status(state, record.get("headline") or record.get("reason") or "", record)
 
 
+def _goes_away(path: Path, lock: Path) -> bool:
+    """Whether somebody is deleting the folder, and the lock went first."""
+    if lock.exists():
+        return False
+    time.sleep(DELETION_SECS)
+    return not path.exists()
+
+
 def is_held(lock: Path) -> bool:
     """Whether a process holds the lock of a run's folder."""
-    if not lock.exists():
+    try:
+        file = lock.open()
+    except FileNotFoundError:
         return False
-    with lock.open() as file:
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from jopt.errors import ReportError
-from jopt.reporting import read_metrics
+from jopt.reporting import read_metrics, read_status
 from jopt.reporting._run_data import RunData
 
 
@@ -166,3 +166,13 @@ def test_a_run_before_its_first_record(folder):
     assert data.status.state == "pending"
     news = data.since(data.position)
     assert news["curves"] == {} and json.dumps(news)
+
+
+def test_a_folder_that_is_being_deleted_is_pending_and_not_lost(folder, monkeypatch):
+    run = folder()
+    run.status("running", step=5)
+    assert read_status(run.path).state == "lost"  # a copy of a run has no lock
+    status = run.path / "status.json"
+    monkeypatch.setattr("time.sleep", lambda secs: status.unlink())
+    assert read_status(run.path).state == "pending"
+    assert read_status(run.path).state == "pending"  # not even a status any more
