@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from jopt.errors import ConfigError
 from jopt.reporting._files import read_json
 
-
 DELETION_SECS = 0.05  # longer than a folder needs to go away
 
 
