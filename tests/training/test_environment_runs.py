@@ -264,9 +264,14 @@ def test_what_an_algorithm_cannot_give_is_an_error():
         config.objective.algorithm.test_environments = "two"
     with pytest.raises(ConfigError, match=r"algorithm\.test_environments is 'two'"):
         validate(config)
-    config = configured("fishr")
-    config.objective.algorithm.anneal_steps = config.train.steps
-    with pytest.raises(ConfigError, match=r"algorithm\.anneal_steps .* set in"):
+    for name in ("fishr", "ib_erm", "ib_irm"):
+        config = configured(name)
+        config.objective.algorithm.anneal_steps = config.train.steps
+        with pytest.raises(ConfigError, match=r"algorithm\.anneal_steps .* set in"):
+            validate(config)
+    for name in ("irm", "vrex"):  # whose penalty has weight 1 until then
+        config = configured(name)
+        config.objective.algorithm.anneal_steps = config.train.steps
         validate(config)
     config = presets.language_model("micro")
     config.data.update(name="genres", path="x.txt")
