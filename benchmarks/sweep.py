@@ -4,9 +4,10 @@
   python benchmarks/sweep.py --optimizer=adam --algorithm=irm --trials=20 --threads=2
 
 The peer needs an environment of its own with `torch` (CPU). All sides train the same
-perceptron of two hidden layers on coloured digits (two environments of 64 rows a step),
-every trial with other settings of the same optimizer, as `python -m jopt study
-optimizer` does. Sides take turns for `--rounds` rounds; the first round warms up.
+perceptron of two hidden layers (two environments of 64 rows a step), every trial with
+other settings of the same optimizer, as `python -m jopt study optimizer` does, on
+coloured digits, or for the peer on random pixels of their number. Sides
+take turns for `--rounds` rounds; the first round warms up.
 
   lanes         all trials in one program, `--steps` steps in one call
   alone         a trial after the other, each `--steps` steps in one call

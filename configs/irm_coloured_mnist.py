@@ -5,7 +5,8 @@ python train.py --config=configs/irm_coloured_mnist.py:erm --config.seed=1
 
 Arjovsky et al., 2019, arXiv 1907.02893: a perceptron of two hidden layers of 390, 501
 steps of Adam on whole environments, the penalty's weight from 1 to 91257 at step 190;
-`erm` has no penalty and no anneal. Needs the 60,000 images (docs/ood.md, "Environments").
+`erm` has no penalty and no anneal. Needs the 60,000 images (docs/ood.md,
+"Environments").
 
 The paper's code divides the loss by the weight after the anneal, an L2 term included,
 which Adam undoes but for its eps; here nothing is divided. Ours: the state of Adam

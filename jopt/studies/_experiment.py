@@ -1,6 +1,6 @@
 """Studies that compute rows of a table, instead of training: one folder, resumable.
 
-FOLDER/study.json    which study of which size
+FOLDER/study.json    which study of which size, and what its chunks were asked for
 FOLDER/rows.csv      what has been computed; a chunk is there as a whole or not at all
 FOLDER/summary.csv   numbers of the tables, in full
 FOLDER/summary.md    the tables
@@ -62,18 +62,25 @@ class Experiment(NamedTuple):
         summarize: of all rows, as text, ordered as the chunks.
         leave: of size and folder, in the end; writes further files and returns a line
             about them.
+        label: what the default folder is named by besides; of a study whose flags ask
+            for other chunks of the same names.
     """
 
     chunks: Callable[[str], Mapping[str, Any]]
     compute: Callable[[Any], list[Row]]
     summarize: Callable[[list[Row]], Summary]
     leave: Callable[[str, Path], str] | None = None
+    label: str = ""
 
 
 def main(experiment: Experiment, name: str, size: str, argv: Sequence[str]) -> int:
-    """Runs an experiment, or goes on with it; returns the exit code."""
-    options = _parser(name).parse_args(argv)
-    folder = options.workdir or Path("runs") / f"{name}-{size}"
+    """Runs an experiment, or goes on with it; returns the exit code.
+
+    What was computed for chunks that are not asked for now stays in the folder.
+    """
+    usual = "-".join(filter(None, (name, experiment.label, size)))
+    options = _parser(name, usual).parse_args(argv)
+    folder = options.workdir or Path("runs") / usual
     chunks = experiment.chunks(size)
     if options.dry_run:
         print(f"{folder}: {len(chunks)} chunks: {', '.join(chunks)}")
@@ -95,13 +102,13 @@ def main(experiment: Experiment, name: str, size: str, argv: Sequence[str]) -> i
     return EXIT_DONE
 
 
-def _parser(name: str) -> argparse.ArgumentParser:
+def _parser(name: str, usual: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m jopt study {name}",
         description="The same command again goes on where it stopped.",
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", type=Path, help=f"runs/{name}-SIZE")
+    parser.add_argument("--workdir", type=Path, help=f"runs/{usual}")
     parser.add_argument("--dry_run", action="store_true", help="compute nothing")
     return parser
 
@@ -129,7 +136,9 @@ def _rows(
             {CHUNK: name, **{key: str(value) for key, value in row.items()}}
             for row in computed
         ]
-        done = [row for chunk in chunks for row in found.get(chunk, ())]
+        others = [chunk for chunk in found if chunk not in chunks]
+        order = (*chunks, *others)
+        done = [row for chunk in order for row in found.get(chunk, ())]
         write_text(path, csv_text(done))
         print(
             f"{number}/{len(chunks)} {name}: {len(computed)} rows, "
@@ -164,11 +173,9 @@ def _held(
 ) -> Iterator[None]:
     """The folder of this study, held by this process alone.
 
-    Fails: `ConfigError` where it is of something else, `WorkdirInUseError` where
-    another process computes there.
+    Fails: `ConfigError` where it is of something else, or has another chunk of the same
+    name; `WorkdirInUseError` where another process computes there.
     """
-    settings = hashlib.sha256(repr(dict(chunks)).encode()).hexdigest()
-    record = {"study": name, "size": size, "settings": settings}
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if there - {LOCK} and INDEX not in there:
         raise ConfigError(
@@ -184,12 +191,35 @@ def _held(
                 f"{folder} is in use by another process; wait for it, stop it, or "
                 "choose another with --workdir=FOLDER"
             ) from None
-        if not (folder / INDEX).exists():
-            write_json(folder / INDEX, record)
-        elif (present := read_json(folder / INDEX)) != record:
-            raise ConfigError(
-                f"{folder} holds study {present.get('study')} of size "
-                f"{present.get('size')}, or another version of it; choose another "
-                "with --workdir=FOLDER"
-            )
+        asked = {"study": name, "size": size, "chunks": _digests(chunks)}
+        if (folder / INDEX).exists():
+            asked["chunks"] = _with_present(folder, asked)
+        write_json(folder / INDEX, asked)
         yield
+
+
+def _digests(chunks: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(repr(settings).encode()).hexdigest()
+        for name, settings in chunks.items()
+    }
+
+
+def _with_present(folder: Path, asked: Mapping[str, Any]) -> dict[str, str]:
+    """The chunks of a folder and those that are asked for now."""
+    present = read_json(folder / INDEX)
+    chunks: dict[str, str] | None = present.get("chunks")
+    same = all(present.get(key) == asked[key] for key in ("study", "size"))
+    if not same or chunks is None:
+        raise ConfigError(
+            f"{folder} holds study {present.get('study')} of size "
+            f"{present.get('size')}, or another version of it; choose another "
+            "with --workdir=FOLDER"
+        )
+    for name, digest in asked["chunks"].items():
+        if chunks.get(name, digest) != digest:
+            raise ConfigError(
+                f"{folder} has {name!r} with other settings than these flags ask for; "
+                "choose another with --workdir=FOLDER"
+            )
+    return {**chunks, **asked["chunks"]}

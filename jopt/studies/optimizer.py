@@ -45,10 +45,10 @@ def configured(size: str, flags: Sequence[str]) -> tuple[Experiment, list[str]]:
     (['erm-sgd-16-0', 'erm-adam-16-0', 'irm-sgd-16-0', 'irm-adam-16-0'], ['--dry_run'])
     """
     args, rest = _parser().parse_known_args(flags)
-    if args.trials < 0:
+    if args.trials is not None and args.trials < 1:
         raise ConfigError(f"--trials: expected at least 1, found {args.trials}")
     wanted = Wanted(
-        args.task, size, args.trials, args.optimizers, args.algorithms, args.seed
+        args.task, size, args.trials or 0, args.optimizers, args.algorithms, args.seed
     )
     try:
         task = load_task(args.task)
@@ -59,14 +59,15 @@ def configured(size: str, flags: Sequence[str]) -> tuple[Experiment, list[str]]:
         return buckets(wanted._replace(size=size), task)
 
     chunks(size)  # says what is wrong before anything is started
-    return Experiment(chunks, run_bucket, partial(summarize, task)), rest
+    judged = partial(summarize, task)
+    return Experiment(chunks, run_bucket, judged, label=args.task), rest
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add = parser.add_argument
     add("--task", default="coloured_digits", help=f"one of {', '.join(TASKS)}")
-    add("--trials", type=int, default=0, help="of each algorithm and optimizer")
+    add("--trials", type=int, help="of each algorithm and optimizer")
     add("--optimizers", type=names_of, default=(), help=", ".join(LEVELS))
     add("--algorithms", type=names_of, default=(), help=", ".join(ALGORITHMS))
     add("--seed", type=int, default=0, help=f"sizes: {', '.join(SIZE_NAMES)}")

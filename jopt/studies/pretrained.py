@@ -83,7 +83,7 @@ def configured(size: str, flags: Sequence[str]) -> tuple[Experiment, list[str]]:
     if "--dry_run" in rest:
         print(_listed(chunks, task))
     judged = partial(summarize, task=task, test_env=test_env)
-    return Experiment(lambda size: chunks, compute, judged), rest
+    return Experiment(lambda size: chunks, compute, judged, label=wanted.task), rest
 
 
 def _wanted(size: Size, args: argparse.Namespace) -> Size:

@@ -86,6 +86,29 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     assert "holds study toy of size smoke" in capsys.readouterr().err
 
 
+def test_a_study_grows_and_keeps_what_is_not_asked_for(tmp_path, capsys):
+    small, large = Toy(), Toy()
+    small.chunks = lambda size: {"b": ("b", size)}
+    small.experiment = Experiment(small.chunks, small.compute, small.summarize)
+    assert small.run(tmp_path) == 0
+    assert large.run(tmp_path) == 0
+    assert large.computed == ["a", "c"]
+    rows = (tmp_path / "rows.csv").read_text()
+    assert small.run(tmp_path) == 0 and small.computed == ["b"]
+    assert "\n\nb, 0; b, 1\n\n" in capsys.readouterr().out  # the summary is its own
+    small.chunks = lambda size: {"b": ("b", size), "d": ("d", size)}
+    small.experiment = Experiment(small.chunks, small.compute, small.summarize)
+    assert small.run(tmp_path) == 0 and small.computed == ["b", "d"]
+    assert sorted((tmp_path / "rows.csv").read_text().splitlines()[1:]) == sorted(
+        [*rows.splitlines()[1:], 'd,"d, 0"', 'd,"d, 1"']
+    )
+    capsys.readouterr()
+    small.chunks = lambda size: {"b": ("other", size)}
+    small.experiment = Experiment(small.chunks, small.compute, small.summarize)
+    assert small.run(tmp_path) == 2
+    assert "has 'b' with other settings" in capsys.readouterr().err
+
+
 def test_one_process_at_a_time(tmp_path, capsys):
     with (tmp_path / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -420,7 +420,8 @@ def test_a_folder_of_something_else_is_left_alone(sweep, capsys, monkeypatch):
 def test_studies_are_valid(name, size, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert main(["study", name, f"--size={size}", "--dry_run"]) == 0
-    assert f"runs/{name}-{size}: " in capsys.readouterr().out
+    # Between them is the task, where a study has several.
+    assert re.search(rf"^runs/{name}(-\w+)?-{size}: ", capsys.readouterr().out, re.M)
 
 
 def test_a_study_needs_the_checkout(tmp_path, capsys, monkeypatch):

@@ -14,6 +14,7 @@ from jopt.studies.sweeps._algorithm_spaces import algorithm_space
 from jopt.studies.sweeps._samplers import sample
 from jopt.studies.sweeps._space import Dist, choice
 
+OPTIM = "optim."  # before the name of a setting of the optimizer
 ALGORITHMS = ("erm", "irm")
 DIGITS = 6  # significant ones of a setting
 LANES = 20  # of a bucket, at most: what is lost when a process is killed
@@ -137,12 +138,12 @@ def _space(
     of_algorithm = algorithm_space(algorithm, steps, environments=environments)
     return {
         "batch_size": choice(*size.batch_sizes),
-        **{f"optim.{name}": dist for name, dist in LEVELS[optimizer].space.items()},
+        **{f"{OPTIM}{name}": dist for name, dist in LEVELS[optimizer].space.items()},
         **{f"algorithm.{name}": dist for name, dist in of_algorithm.items()},
     }
 
 
 def _named(drawn: Mapping[str, float]) -> dict[str, float]:
-    optim = {k.removeprefix("optim."): v for k, v in drawn.items() if "optim." in k}
-    rest = {k: float(v) for k, v in drawn.items() if "optim." not in k}
-    return {f"optim.{k}": float(v) for k, v in resolved(optim).items()} | rest
+    optim = {k.removeprefix(OPTIM): v for k, v in drawn.items() if k.startswith(OPTIM)}
+    rest = {k: float(v) for k, v in drawn.items() if not k.startswith(OPTIM)}
+    return {f"{OPTIM}{k}": float(v) for k, v in resolved(optim).items()} | rest
