@@ -17,6 +17,11 @@ from jopt.models._taps import Taps
 Linear = Callable[[int, int], nnx.Linear]
 
 
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x, not its tanh form."""
+    return jax.nn.gelu(x, approximate=False)
+
+
 class Attention(nnx.Module):
     """Self-attention of all positions, or to those that are kept; softmax in float32.
 

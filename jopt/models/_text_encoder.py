@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jopt.matrix import MatrixSpec
-from jopt.models._encoder_layers import Attention, Mlp
+from jopt.models._encoder_layers import Attention, Mlp, exact_gelu
 from jopt.models._model import Batch, Model
 from jopt.models._nnx import nnx_model
 from jopt.models._settings import (
@@ -114,11 +114,6 @@ def _dropout(config: TextEncoderConfig, rngs: nnx.Rngs) -> nnx.Dropout:
     return nnx.Dropout(config.dropout, rngs=rngs if config.dropout else None)
 
 
-def _gelu(x: jax.Array) -> jax.Array:
-    """The exact one."""
-    return jax.nn.gelu(x, approximate=False)
-
-
 class Block(nnx.Module):
     """Attention, then the MLP, each added to its input and normed after that."""
 
@@ -127,7 +122,7 @@ class Block(nnx.Module):
         linear = functools.partial(_linear, config=config, rngs=rngs)
         self.attn = Attention(width, config.num_heads, linear)
         self.attn_norm = _norm(config, rngs)
-        self.mlp = Mlp(width, 4 * width, _gelu, linear)
+        self.mlp = Mlp(width, 4 * width, exact_gelu, linear)
         self.mlp_norm = _norm(config, rngs)
         self.dropout = _dropout(config, rngs)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jopt.models._encoder_layers import Attention, Mlp
+from jopt.models._encoder_layers import Attention, Mlp, exact_gelu
 from jopt.models._images import DENSE, ImageConfig, head, image_model
 from jopt.models._model import Model
 from jopt.models._settings import (
@@ -29,6 +29,7 @@ from jopt.models._taps import Taps
 POOLS = ("cls", "mean")
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": jax.nn.gelu,
+    "exact_gelu": exact_gelu,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 _WEIGHTS = ("attn/q", "attn/k", "attn/v", "attn/o", "mlp/up", "mlp/down")
@@ -68,7 +69,8 @@ class VitConfig(ImageConfig):
         mlp_ratio: F over D.
         pool: cls reads the logits off an extra token, mean off the mean of all.
         dropout: rate after the positions and at the end of each branch.
-        activation: of the MLP; gelu is its tanh form, quick_gelu x sigmoid(1.702 x).
+        activation: of the MLP; gelu is its tanh form, exact_gelu the function itself,
+            quick_gelu x sigmoid(1.702 x).
         norm_epsilon: added to variances.
         pre_norm: one more norm, before the blocks.
         patch_bias, head_bias: whether the first and the last layer have biases.

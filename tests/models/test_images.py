@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from jopt.errors import ConfigError
 from jopt.matrix import matrices
 from jopt.models import RESNETS, VITS, build, cnn, mlp, nnx_model, resnet, vgg, vit
 from jopt.models._images import CONV, conv, convolve, patches
+from jopt.models._vit import ACTIVATIONS
 from jopt.objectives import classification
 from jopt.training._oracles import value_and_grad
 from jopt.tree import count
@@ -200,6 +203,14 @@ def test_an_image_is_flattened_for_the_perceptron():
         for i in (x, x.reshape(2, 18))
     ]
     np.testing.assert_array_equal(*outputs)
+
+
+def test_gelus_of_vision_transformers():
+    x = np.linspace(-6, 6, 25, dtype=np.float32)
+    normal = (1 + np.vectorize(math.erf)(x.astype(float) / math.sqrt(2))) / 2
+    tanh, exact = (np.asarray(ACTIVATIONS[k](x)) for k in ("gelu", "exact_gelu"))
+    np.testing.assert_allclose(exact, x * normal, atol=2e-6)
+    assert 1e-4 < np.abs(tanh - x * normal).max() < 1e-3
 
 
 @pytest.mark.parametrize(

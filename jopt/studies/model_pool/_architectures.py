@@ -68,6 +68,7 @@ def _vit16(width: int, shape: Shape, classes: int) -> Model:
             "patch_size": 16,
             "embed_dim": width,
             "num_heads": width // 64,
+            "activation": "exact_gelu",
         }
     )
 

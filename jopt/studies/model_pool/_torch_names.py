@@ -63,8 +63,6 @@ def _resnet_rules(architecture: str) -> Iterator[Rule]:
 def vit_pieces(architecture: str, leaves: Mapping[str, Leaf]) -> Sequence[Piece]:
     """The tensors of a vision transformer of timm; `qkv` becomes three leaves each.
 
-    Its gelu is exact (recalled), that of `jopt.models.vit` the tanh form.
-
     Fails: `ConfigError` for tensors that it does not have.
     """
     del architecture
