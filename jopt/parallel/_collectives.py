@@ -27,8 +27,7 @@ _KINDS = (
 _INSTRUCTION = re.compile(rf"= (.+?) ({'|'.join(_KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 _HEADER = re.compile(r"\b(replica_count|num_partitions)=(\d+)")
-# These give their operands back before their results, and may add counters after them.
-_WITH_OPERANDS = ("all-gather", "collective-permute")
+_BRACKETS = {"(": 1, "{": 1, "[": 1, ")": -1, "}": -1, "]": -1}
 
 Frequencies = Mapping[str, float | Sequence[float]]
 
@@ -90,7 +89,8 @@ def collectives(
         match = _INSTRUCTION.search(line)
         if match is None:
             continue
-        arrays = _results(_ARRAY.findall(match[1]), match[2], bool(match[3]))
+        result = _started(match[2], match[1]) if match[3] else match[1]
+        arrays = _ARRAY.findall(result)
         groups = replica_groups(line, replicas, partitions)
         size = sum(_bytes(dtype, shape) for dtype, shape in arrays)
         crossing = None if mesh is None else crosses(groups, mesh, axis)
@@ -169,16 +169,29 @@ def _share(collective: Collective, frequencies: Frequencies) -> float:
     return share
 
 
-def _results(
-    arrays: list[tuple[str, str]], kind: str, started: bool
-) -> list[tuple[str, str]]:
-    """Of the arrays in an instruction's shape, those that are its results."""
-    if not (started and kind in _WITH_OPERANDS) or len(arrays) == 1:
-        return arrays
-    counters = [array for array in arrays if array in (("u32", ""), ("s32", ""))]
-    if len(counters) < len(arrays):
-        arrays = [array for array in arrays if array not in counters]
-    return arrays[len(arrays) // 2 :]
+def _started(kind: str, shape: str) -> str:
+    """Of the shape of what starts an operation, the part that is its result.
+
+    Operands are given back before it, one array or a tuple of several, and counters may
+    follow it. Only an all-reduce has the bare shape of its results.
+    """
+    parts = _parts(shape)
+    bare = kind == "all-reduce" and not parts[0].startswith("(")
+    return shape if bare or len(parts) == 1 else parts[1]
+
+
+def _parts(shape: str) -> list[str]:
+    """`((a, b), c)` as `(a, b)` and `c`; one part for an array."""
+    if not shape.startswith("("):
+        return [shape]
+    parts, depth = [""], 0
+    for letter in shape[1:-1]:
+        depth += _BRACKETS.get(letter, 0)
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _bytes(dtype: str, shape: str) -> int:

@@ -77,6 +77,18 @@ replica_groups=[2,4]<=[4,2]T(1,0), use_global_device_ids=true, to_apply=%add
 replica_groups=[4,2]<=[8], dimensions={0}, use_global_device_ids=true
   %c = (f32[4], f32[4], u32[], u32[]) collective-permute-start(%p), \
 source_target_pairs={{0,1},{1,0}}
+  %t = ((f32[4]), f32[2]{0:T(128)}) reduce-scatter-start(%p), channel_id=4, \
+replica_groups=[4,2]<=[8], use_global_device_ids=true, dimensions={0}, to_apply=%add
+  %u = f32[2] reduce-scatter-done(%t)
+  %a = ((c64[4,2]{1,0}, u8[6]), (c64[4,2]{1,0}, u8[6]), u32[]) all-to-all-start(%q, \
+%r), channel_id=5, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
+  %b = (c64[4,2], u8[6]) all-to-all-done(%a)
+  %v = ((f32[4], f32[6]), (f32[8], f32[12])) all-gather-start(%p, %w), channel_id=6, \
+replica_groups=[4,2]<=[8], dimensions={0}, use_global_device_ids=true
+  %n = ((u32[]), u32[], u32[]) collective-broadcast-start(%m), channel_id=7, \
+replica_groups=[2,4]<=[4,2]T(1,0)
+  %h = ((f32[4], f32[2]), (f32[4], f32[2])) all-reduce-start(%p, %t), channel_id=8, \
+replica_groups=[2,4]<=[4,2]T(1,0), use_global_device_ids=true, to_apply=%add
   ROOT %e = f32[8] all-gather-done(%g)
 }
 """
@@ -88,9 +100,14 @@ def test_started_operations_count_once_and_by_their_results():
         ("all-reduce", 32, True),
         ("all-gather", 32, False),
         ("collective-permute", 16, False),
+        ("reduce-scatter", 8, False),
+        ("all-to-all", 8 * 8 + 6, True),
+        ("all-gather", 32 + 48, False),
+        ("collective-broadcast", 4, True),
+        ("all-reduce", 24, True),
     ]
-    assert cross_replica_bytes(ASYNC, MESH) == 32
-    assert cross_replica_bytes(ASYNC, MESH, "data") == 48
+    assert cross_replica_bytes(ASYNC, MESH) == 32 + 70 + 4 + 24
+    assert cross_replica_bytes(ASYNC, MESH, "data") == 48 + 8 + 80
 
 
 def test_another_mesh_is_an_error():
