@@ -173,7 +173,9 @@ def step_seconds(
     if replicas == 1:
         inside = slow
     else:
-        inside = all_reduce_seconds(payload, chips // replicas, *island)
+        inside = all_reduce_seconds(
+            payload, chips // replicas, *island, latency=latency
+        )
     if method == "palsgd":
         return (1 - probability) * (compute_secs + inside) + slow / period
     if method == "streaming_diloco" and replicas > 1:

@@ -107,7 +107,7 @@ def _exchanged(replicas: Replicas, fragment: PyTree) -> Sends:
         whole = size_bytes(fragment)
         part = whole // _places(replicas)
         return (("reduce-scatter", part), ("all-gather", whole))
-    return settings.exchange.sends(fragment, number)
+    return settings.exchange.sends(fragment, number, _places(replicas))
 
 
 def _payload(sends: Sends, places: int) -> Payload:

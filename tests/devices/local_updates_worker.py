@@ -31,6 +31,10 @@ CASES = {
         "mesh": {"replica": 2},
         "own": {"name": "palsgd", "probability": 0.5, "replicas": 4},
     },
+    "parts": {
+        "mesh": {"replica": 2},
+        "own": {"compressor": "int4", "replicas": 8},
+    },
     "noloco": {"mesh": {"replica": 4}, "own": {"name": "noloco"}},
     "streaming": {
         "mesh": {"replica": 4},

@@ -207,6 +207,10 @@ def test_islands_and_one_replica():
     assert step_seconds("ddp", *args, 1, *tail) == 1.0  # nobody to talk to
     ring = all_reduce_seconds(2e9, 16, *ARCHETYPES["low"], latency="ring")
     assert ring - slow == pytest.approx(29 * 0.01)
+    # Messages follow each other inside an island too: six of them among four chips.
+    assert step_seconds(
+        "diloco", *args, 4, *tail, chips=16, latency="ring"
+    ) == pytest.approx(1 + fast + 5 * 1e-4 + ring / 10)
     with pytest.raises(ConfigError, match="do not divide"):
         step_seconds("diloco", *args, 3, *tail, chips=16)
     with pytest.raises(ConfigError, match="dilocco"):

@@ -77,12 +77,13 @@ def compressed_mean(
         few = replicas <= MOST_TO_GATHER or not compressor.by_rows
         return wire == "all_gather" or (wire == "auto" and few)
 
-    def sends(anchor: PyTree, replicas: int) -> Sends:
+    def sends(anchor: PyTree, replicas: int, places: int) -> Sends:
         if gathers(replicas):
             codes = _coded_bytes(compressor, anchor, 1)
             return (("all-gather", replicas * codes),)
         codes = _coded_bytes(compressor, anchor, replicas)
-        return (("all-to-all", codes), ("all-gather", codes))
+        # Replicas that share a device send their own parts, of one mean in the end.
+        return (("all-to-all", replicas // places * codes), ("all-gather", codes))
 
     def meet(block: Block, meeting: Meeting) -> Met:
         kept = count_kept(block, meeting.keep)

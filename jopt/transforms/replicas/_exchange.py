@@ -60,8 +60,9 @@ class Exchange(NamedTuple):
         meet: `meet(block, meeting) -> met`.
         resize: `resize(memory, mean) -> memory` of another number of replicas, where
             `mean(tree)` gives each of them the mean of the old ones.
-        sends: `sends(anchor, replicas)`, the collectives of one exchange on one device,
-            as (kind, bytes of the result); an anchor of shapes is enough.
+        sends: `sends(anchor, replicas, places)`, the collectives of one exchange on one
+            of so many devices, as (kind, bytes of the result); an anchor of shapes is
+            enough.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Exchange(NamedTuple):
     specs: PyTree
     meet: Callable[[Block, Meeting], Met]
     resize: Callable[[PyTree, Callable[[PyTree], PyTree]], PyTree] = lambda m, _: m
-    sends: Callable[[PyTree, int], Sends] = lambda anchor, _: (
+    sends: Callable[[PyTree, int, int], Sends] = lambda anchor, *_: (
         ("all-reduce", size_bytes(anchor)),
     )
 

@@ -62,7 +62,7 @@ def pair_exchange(consensus: jax.typing.ArrayLike) -> Exchange:
         lambda places, anchor: (),
         COMMON,
         meet,
-        sends=lambda anchor, _: (("collective-permute", 2 * size_bytes(anchor)),),
+        sends=lambda anchor, *_: (("collective-permute", 2 * size_bytes(anchor)),),
     )
 
 
