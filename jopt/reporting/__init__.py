@@ -1,6 +1,6 @@
 """What a run writes for people and programs to read."""
 
-from jopt.reporting._communication import wire_bytes_per_step
+from jopt.reporting._communication import read_communication, wire_bytes_per_step
 from jopt.reporting._console import Console
 from jopt.reporting._figures import has_matplotlib, save_svg
 from jopt.reporting._files import read_json, read_run, write_json, write_text
@@ -21,6 +21,7 @@ __all__ = [
     "mirror_faults",
     "open_mirrors",
     "page",
+    "read_communication",
     "read_json",
     "read_metrics",
     "read_run",

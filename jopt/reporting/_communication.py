@@ -17,7 +17,8 @@ HEAD = (
     "payload MB a step (hlo)",
 )
 NOTES = (
-    "Of one device, between replicas. hlo: counted in the compiled program. model: by "
+    "Of one device, between replicas. hlo: counted in the program, where it was "
+    "compiled: a run ended before it met has none of its sync. model: by "
     "the number of parameters, on a ring. measured: on a link, which a run does not "
     "look at; benchmarks/network.py does."
 )
@@ -26,10 +27,11 @@ NOTES = (
 def wire_bytes_per_step(folder: Path) -> float:
     """Bytes that a device sends in a step on average, by the model, without warm-up.
 
-    NaN where nothing was counted: the replicas of the run do not part.
+    NaN where no sync is known of: the replicas of the run do not part, or it was ended
+    before it could tell.
     """
-    rows = [row for row in _rows(folder) if row["every_steps"]]
-    if not rows:
+    rows = [row for row in read_communication(folder) if row["every_steps"]]
+    if not any(row["program"].startswith("sync") for row in rows):
         return math.nan
     return sum(float(row["wire_model"]) / float(row["every_steps"]) for row in rows)
 
@@ -43,14 +45,15 @@ def communication(folder: Path) -> list[list[str]]:
         [
             row["program"],
             row["every_steps"] or "warm-up",
-            *(_megabytes(row[name]) for name in _BYTES),
+            *(_megabytes(row[name], unknown) for name, unknown in _BYTES.items()),
             _a_step(row["payload_hlo"], row["every_steps"]),
         ]
-        for row in _rows(folder)
+        for row in read_communication(folder)
     ]
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
+def read_communication(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's file, as they are written there; none without one."""
     try:
         with (folder / FILE).open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
@@ -58,12 +61,19 @@ def _rows(folder: Path) -> list[dict[str, str]]:
         return []
 
 
-_BYTES = ("payload_hlo", "payload_model", "wire_model", "wire_measured")
+# And what is said where a cell is empty.
+_BYTES = {
+    "payload_hlo": "not compiled",
+    "payload_model": "-",
+    "wire_model": "-",
+    "wire_measured": "not measured",
+}
 
 
-def _megabytes(number: str) -> str:
-    return f"{float(number) / 1e6:.4g}" if number else "not measured"
+def _megabytes(number: str, unknown: str) -> str:
+    return f"{float(number) / 1e6:.4g}" if number else unknown
 
 
 def _a_step(number: str, every: str) -> str:
-    return f"{float(number) / float(every) / 1e6:.4g}" if every else "-"
+    known = number and every
+    return f"{float(number) / float(every) / 1e6:.4g}" if known else "-"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,17 +16,18 @@ from jopt.tree import count, size_bytes
 
 PyTree = Any
 LOCAL_STEP, WARM_UP_STEP = "local step", "warm-up step"
+SYNC, RECEIVE = "sync", "receive"  # and the fragment
 
 
 class Sent(NamedTuple):
     """One program of a run, and the bytes of the slow network in it, on one device.
 
     Attributes:
-        program: `local step`, `warm-up step`, or `sync` with the fragment.
+        program: `local step`, `warm-up step`, or `sync` or `receive` with the fragment.
         every_steps: how often it is done: once in so many steps; None for the warm-up,
             which ends.
         payload_hlo: bytes of the results of its collectives between replicas, read from
-            the compiled program.
+            the compiled program; None where it was not compiled.
         payload_model: the same by counting parameters.
         wire_model: bytes that a device sends on a ring.
         wire_measured: bytes that were seen on a link; None, since a run does not look.
@@ -34,7 +35,7 @@ class Sent(NamedTuple):
 
     program: str
     every_steps: int | None
-    payload_hlo: float
+    payload_hlo: float | None
     payload_model: float
     wire_model: float
     wire_measured: float | None = None
@@ -123,27 +124,62 @@ def _on_ring(kind: str, places: int, result: float) -> float:
 
 
 def sent(
-    replicas: Replicas, programs: dict[str, Together], model: Model, mesh: Mesh
+    replicas: Replicas, programs: Mapping[str, Together], model: Model, mesh: Mesh
 ) -> list[Sent]:
-    """A row for each program that was compiled so far, but the one of the last step.
+    """A row for each program that the method has, but the one of the last step.
 
     That one sends what is left, once.
+
+    Args:
+        programs: that were compiled so far, by name.
     """
-    every, rows = replicas.local.settings.rounds.effective_period, []
-    for name, function in sorted(programs.items()):
-        hlo = sum(_hlo(program, mesh) for program in function.programs)
-        sync = re.search(r"sync (\d+)", name)
-        if name == LOCAL_STEP:
-            rows.append(Sent(name, 1, hlo, 0.0, 0.0))
-        elif name == WARM_UP_STEP:
-            rows.append(Sent(name, None, hlo, *model.together))
-        elif "end" not in name:
-            part = model.fragments[int(sync[1])] if sync else Payload(0.0, 0.0)
-            rows.append(Sent(name, every, hlo, *part))
-    return rows
+    rounds = replicas.local.settings.rounds
+    every, nothing = rounds.effective_period, Payload(0.0, 0.0)
+    parts = list(enumerate(model.fragments))
+    rows: list[tuple[str, int | None, Payload]] = [(LOCAL_STEP, 1, nothing)]
+    if rounds.delay:
+        rows += [(f"{RECEIVE} {number}", every, nothing) for number, _ in parts]
+    rows += [(f"{SYNC} {number}", every, part) for number, part in parts]
+    if rounds.warmup:
+        rows.append((WARM_UP_STEP, None, model.together))
+    return [
+        Sent(name, steps, _hlo(programs.get(name), mesh), *part)
+        for name, steps, part in rows
+    ]
 
 
-def _hlo(program: jax.stages.Compiled, mesh: Mesh) -> float:
+def with_earlier(
+    rows: Iterable[Sent], earlier: Iterable[Mapping[str, str]]
+) -> list[Sent]:
+    """`rows`, and where a program was not compiled what an earlier attempt counted.
+
+    Only where the model has not changed, as it does with the mesh.
+
+    Args:
+        earlier: rows of the run's `communication.csv`.
+    """
+    counted = {
+        (old["program"], float(old["payload_model"]), float(old["wire_model"])): old
+        for old in earlier
+        if old["payload_hlo"]
+    }
+    found = []
+    for row in rows:
+        old = counted.get((row.program, row.payload_model, row.wire_model))
+        if row.payload_hlo is None and old is not None:
+            row = row._replace(payload_hlo=float(old["payload_hlo"]))
+        found.append(row)
+    return found
+
+
+def _hlo(function: Together | None, mesh: Mesh) -> float | None:
+    """Payload of what was compiled of a function; None where nothing was."""
+    if function is None or not function.programs:
+        return None
+    return sum(_payload_of(program, mesh) for program in function.programs)
+
+
+def _payload_of(program: jax.stages.Compiled, mesh: Mesh) -> float:
     """Payload in a program; branches, as of pairings, are taken as often each."""
     crossing = [c for c in collectives(program, mesh) if c.crosses]
     branches: dict[str, int] = {}

@@ -13,6 +13,8 @@ from jopt.optimizers import Optimizer
 from jopt.parallel import Together, batch_sharding, replicated, settle, together
 from jopt.training._communication import (
     LOCAL_STEP,
+    RECEIVE,
+    SYNC,
     WARM_UP_STEP,
     Sent,
     model,
@@ -20,11 +22,7 @@ from jopt.training._communication import (
 )
 from jopt.training._oracles import Oracle
 from jopt.training._replica_metrics import PREFIX, ReplicaMetrics, without_unknown
-from jopt.training._replicas import (
-    OWN,
-    Moves,
-    Replicas,
-)
+from jopt.training._replicas import OWN, Moves, Replicas
 from jopt.training._state import TrainState
 
 PyTree = Any
@@ -138,14 +136,14 @@ class ReplicaPrograms:
         return without_unknown(numbers)
 
     def sent(self) -> list[Sent]:
-        """A row for each program that was compiled so far."""
+        """A row for each program, with what was counted in those compiled so far."""
         return sent(self._replicas, self._compiled, self.model, self._mesh)
 
 
 def _name(moves: Moves) -> str:
     parts = [
-        "" if moves.send is None else f"sync {moves.send}",
-        "" if moves.receive is None else f"receive {moves.receive}",
+        "" if moves.send is None else f"{SYNC} {moves.send}",
+        "" if moves.receive is None else f"{RECEIVE} {moves.receive}",
         "end" if moves.last else "",
     ]
     return ", ".join(filter(None, parts))

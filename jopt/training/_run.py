@@ -20,10 +20,12 @@ from jopt.reporting import (
     MetricsLog,
     csv_text,
     open_mirrors,
+    read_communication,
     write_report,
     write_text,
 )
 from jopt.training._checkpoints import Checkpoints
+from jopt.training._communication import with_earlier
 from jopt.training._evaluation import corrupted, totals
 from jopt.training._fallback import report_damage
 from jopt.training._guard import DivergedError, Guard
@@ -180,11 +182,13 @@ def _leave_stalled(secs: float, folder: RunFolder, log: MetricsLog) -> None:
 
 
 def _write_communication(plan: Plan, folder: RunFolder) -> None:
-    """What was counted in the programs of this attempt, beside the model."""
+    """What was counted in the programs of all attempts, beside the model."""
     if plan.programs is None:
         return
     try:
-        rows = [row._asdict() for row in plan.programs.sent()]
+        earlier = read_communication(folder.path)
+        found = with_earlier(plan.programs.sent(), earlier)
+        rows = [row._asdict() for row in found]
     except ConfigError as error:
         print(f"{folder.communication} was not written: {error}", file=sys.stderr)
     else:
