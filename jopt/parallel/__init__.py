@@ -11,11 +11,14 @@ from jopt.parallel._cost import (
     GIGABIT,
     METHODS,
     Network,
+    Sends,
     all_reduce_seconds,
     compute_utilization,
+    default_sends,
     relative_time,
     ring_bytes,
     step_seconds,
+    wire_bytes,
 )
 from jopt.parallel._mesh import AXES, make_mesh
 from jopt.parallel._processes import (
@@ -47,6 +50,7 @@ __all__ = [
     "METHODS",
     "Collective",
     "Network",
+    "Sends",
     "ShardingRule",
     "Together",
     "all_reduce_seconds",
@@ -56,6 +60,7 @@ __all__ = [
     "compute_utilization",
     "cross_replica_bytes",
     "decided_by_first",
+    "default_sends",
     "in_any_process",
     "is_first",
     "is_loss",
@@ -75,4 +80,5 @@ __all__ = [
     "step_seconds",
     "together",
     "whole",
+    "wire_bytes",
 ]

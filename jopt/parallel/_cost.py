@@ -6,11 +6,25 @@ measured; a figure made from these is labelled `model`.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 from jopt.errors import ConfigError, check_choice
 
-METHODS = ("ddp", "local_sgd", "diloco", "palsgd", "streaming_diloco")
+METHODS = (
+    "ddp",
+    "local_sgd",
+    "post_local_sgd",
+    "slowmo",
+    "diloco",
+    "muloco",
+    "streaming_diloco",
+    "palsgd",
+    "noloco",
+)
+# Collectives, as (kind, bytes of the result on one device).
+Sends: TypeAlias = Sequence[tuple[str, float]]
+Latency: TypeAlias = Literal["once", "ring"]
 GIGABIT = 1e9 / 8  # bytes
 
 
@@ -61,7 +75,7 @@ def all_reduce_seconds(
     bandwidth_bytes_per_sec: float,
     latency_secs: float,
     *,
-    latency: Literal["once", "ring"] = "once",
+    latency: Latency = "once",
 ) -> float:
     """Seconds of an all-reduce: 2(n-1)/n S/W + e; 0 for one device.
 
@@ -79,12 +93,85 @@ def all_reduce_seconds(
     >>> round(all_reduce_seconds(2e9, 8, 1.25e9, 0.01), 2)  # bfloat16, 10 Gbit/s
     2.81
     """
+    sends = (("all-reduce", payload_bytes),)
+    network = Network(bandwidth_bytes_per_sec, latency_secs)
+    return _exchange_seconds(sends, n, n, network, 1, latency)
+
+
+def default_sends(method: str, params: float, bytes_per_param: float) -> Sends:
+    """The collectives of one synchronisation of all parameters, as published.
+
+    `streaming_diloco` sends codes of four bits, which cannot be summed on the way: an
+    all-to-all and an all-gather of N/2 bytes. A replica of `noloco` sends move and
+    anchor to one other. All others do an all-reduce.
+
+    Args:
+        method: one of `METHODS`.
+        params: N.
+        bytes_per_param: of gradients and outer gradients on the wire.
+
+    >>> default_sends("muloco", 1e9, 4)
+    (('all-reduce', 4000000000.0),)
+    """
+    check_choice("method", method, METHODS)
+    if method == "streaming_diloco":
+        return (("all-to-all", params / 2), ("all-gather", params / 2))
+    if method == "noloco":
+        return (("collective-permute", 2 * params * bytes_per_param),)
+    return (("all-reduce", params * bytes_per_param),)
+
+
+def wire_bytes(sends: Sends, replicas: int, chips: int | None = None) -> float:
+    """Bytes that one chip sends for collectives over the slow link.
+
+    What is summed goes round all chips, as in the published model, and what is only
+    moved from a chip of each island to those of the others.
+
+    Args:
+        sends: collectives, as (kind, bytes of the result on one device).
+        replicas: R, islands joined by the slow link.
+        chips: n; `replicas` by default.
+
+    >>> wire_bytes([("all-reduce", 8.0), ("reduce-scatter", 2.0)], 4)
+    18.0
+    """
+    chips = replicas if chips is None else chips
+    return sum(_on_ring(kind, replicas, chips, size) for kind, size in sends)
+
+
+def _on_ring(kind: str, replicas: int, chips: int, result: float) -> float:
+    n = _ring(kind, replicas, chips)
     if n == 1:
         return 0.0
+    return ring_bytes(kind, n, result * n if kind == "reduce-scatter" else result)
+
+
+def _ring(kind: str, replicas: int, chips: int) -> int:
+    return chips if kind in ("all-reduce", "reduce-scatter") else replicas
+
+
+def _messages(kind: str, n: int) -> int:
+    """How many follow each other in a ring of n devices."""
+    if kind == "collective-permute":
+        return min(n - 1, 1)
+    return (2 if kind == "all-reduce" else 1) * (n - 1)
+
+
+def _exchange_seconds(
+    sends: Sends,
+    replicas: int,
+    chips: int,
+    network: Network,
+    fragments: int,
+    latency: Latency,
+) -> float:
+    """Seconds of collectives over one link, each part of the parameters apart."""
     check_choice("latency", latency, ("once", "ring"))
-    messages = 1 if latency == "once" else 2 * (n - 1)
-    sent = ring_bytes("all-reduce", n, payload_bytes)
-    return sent / bandwidth_bytes_per_sec + messages * latency_secs
+    following = sum(_messages(kind, _ring(kind, replicas, chips)) for kind, _ in sends)
+    messages = min(following, 1) if latency == "once" else following
+    bandwidth, secs = network
+    sent = wire_bytes(sends, replicas, chips)
+    return sent / bandwidth + fragments * messages * secs
 
 
 def relative_time(communication_share: float, probability: float, period: int) -> float:
@@ -118,9 +205,9 @@ def step_seconds(
     chips: int | None = None,
     island: Network = ARCHETYPES["high"],
     probability: float = 0.0,
-    wire_bytes_per_param: float | None = None,
+    sends: Sends | None = None,
     fragments: int = 1,
-    latency: Literal["once", "ring"] = "once",
+    latency: Latency = "once",
 ) -> float:
     """Modelled seconds of an average step, nothing overlapped.
 
@@ -128,12 +215,15 @@ def step_seconds(
     and W0, e0 that inside an island:
 
     - `ddp`: t + AR_n(W1, e1)
-    - `local_sgd`, `diloco`, R >= 2: t + AR_{n/R}(W0, e0) + AR_n(W1, e1)/H
+    - `local_sgd`, `slowmo`, `diloco`, `muloco`, and `post_local_sgd` after its warm-up,
+      R >= 2: t + AR_{n/R}(W0, e0) + AR_n(W1, e1)/H
     - R = 1: t + AR_n(W1, e1)(1 + 1/H), one island that spans the slow link
     - `palsgd`: as `diloco`, with the first two terms times 1 - p
-    - `streaming_diloco`: as `diloco` with P latencies each H steps; over the slow link
-      go an all-to-all and an all-gather of the packed payload, 2(R-1)/R N b (where
-      R = 2 that is one all-gather), since a sum has to be done in a wide type
+    - `streaming_diloco`: as `diloco` with codes of four bits in place of AR_n
+    - `noloco`: as `diloco` with 2 N b bytes to one other in place of AR_n
+
+    `sends` are other collectives in that place: codes of another width, say. In P
+    fragments the same bytes go in P parts, with a latency each.
 
     Args:
         method: one of `METHODS`.
@@ -147,13 +237,16 @@ def step_seconds(
         chips: n; `replicas` by default, one chip in each island.
         island: the link inside an island.
         probability: p of `palsgd`.
-        wire_bytes_per_param: b of `streaming_diloco`; 0.5, four bits, by default.
-        fragments: P of `streaming_diloco`.
-        latency: as in `all_reduce_seconds`.
+        sends: collectives of a synchronisation of all parameters, as (kind, bytes of
+            the result on one chip); `default_sends` by default. `ddp` ignores them.
+        fragments: P.
+        latency: as in `all_reduce_seconds`; those that make one exchange together, as
+            all-to-all and all-gather, count one with `once`.
 
     Fails: `ConfigError` for an unknown method, or islands that do not divide the chips.
 
-    Reference: as `all_reduce_seconds`; `palsgd` and `streaming_diloco` are derived.
+    Reference: as `all_reduce_seconds`; `palsgd`, `streaming_diloco` and `noloco` are
+    derived.
 
     >>> round(step_seconds("ddp", 1e9, 2, 8, 1.25e9, 0.01, 1, 1.0), 2)
     3.81
@@ -176,13 +269,12 @@ def step_seconds(
         inside = all_reduce_seconds(
             payload, chips // replicas, *island, latency=latency
         )
-    if method == "palsgd":
-        return (1 - probability) * (compute_secs + inside) + slow / period
-    if method == "streaming_diloco" and replicas > 1:
-        width = 0.5 if wire_bytes_per_param is None else wire_bytes_per_param
-        sent = ring_bytes("all-reduce", replicas, params * width)
-        slow = sent / bandwidth_bytes_per_sec + fragments * latency_secs
-    return compute_secs + inside + slow / period
+        if sends is None:
+            sends = default_sends(method, params, bytes_per_param)
+        link = Network(bandwidth_bytes_per_sec, latency_secs)
+        slow = _exchange_seconds(sends, replicas, chips, link, fragments, latency)
+    skipped = probability if method == "palsgd" else 0.0
+    return (1 - skipped) * (compute_secs + inside) + slow / period
 
 
 def compute_utilization(compute_secs: float, step_secs: float) -> float:

@@ -68,12 +68,16 @@ class Together:
         return list(self._programs.values())
 
     def __call__(self, *args: Any) -> Any:
+        return self.compile(*args)(*args)
+
+    def compile(self, *args: Any) -> jax.stages.Compiled:
+        """The program for such arguments, of which shapes are enough."""
         leaves, structure = jax.tree.flatten(args)
         key = (structure, *((x.shape, x.dtype) for x in leaves))
         if key not in self._programs:
             self._programs[key] = self._function.lower(*args).compile()
             barrier("compiled")
-        return self._programs[key](*args)
+        return self._programs[key]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jopt.parallel import Together, collectives, cross_replica_bytes, ring_bytes
+from jopt.parallel import Together, collectives, cross_replica_bytes, wire_bytes
 from jopt.training._replicas import Replicas
 from jopt.transforms.replicas import Sends
 from jopt.tree import count, size_bytes
@@ -112,15 +112,7 @@ def _exchanged(replicas: Replicas, fragment: PyTree) -> Sends:
 
 
 def _payload(sends: Sends, places: int) -> Payload:
-    return Payload(
-        sum(size for _, size in sends),
-        sum(_on_ring(kind, places, size) for kind, size in sends),
-    )
-
-
-def _on_ring(kind: str, places: int, result: float) -> float:
-    whole = result * places if kind == "reduce-scatter" else result
-    return ring_bytes(kind, places, whole)
+    return Payload(sum(size for _, size in sends), wire_bytes(sends, places))
 
 
 def sent(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jopt.errors import ConfigError
 from jopt.parallel import (
     ARCHETYPES,
     GIGABIT,
     Network,
+    Sends,
     compute_utilization,
-    ring_bytes,
+    default_sends,
     step_seconds,
+    wire_bytes,
 )
 
-Key = tuple[float, str, int, int]  # Gbit/s, method, sites, period
+# Gbit/s, or None for a link of no stated speed; method, sites, period.
+Key = tuple[float | None, str, int, int]
+Measured = Mapping[Key, tuple[float, float]]
 MEASURED = ("gbits", "method", "sites", "period", "wire_bytes", "step_secs")
 
 
@@ -51,6 +55,29 @@ class Workload:
         return self.step_flops / (sites * self.chips_per_site * self.flops_per_chip)
 
 
+class Case(NamedTuple):
+    """A method as it is set.
+
+    Attributes:
+        method: as in `jopt.parallel.step_seconds`.
+        period: H; 1 for `ddp`.
+        every: steps from one sending of a parameter to its next, which fragments that
+            do not divide H make shorter.
+        fragments: P.
+        sends: the collectives of a synchronisation of so many sites; None is what the
+            method is published with.
+        payload_hlo: bytes of a synchronisation, counted in the programs of the method;
+            None where they were not compiled.
+    """
+
+    method: str
+    period: int
+    every: int
+    fragments: int = 1
+    sends: Callable[[int], Sends] | None = None
+    payload_hlo: float | None = None
+
+
 class Row(NamedTuple):
     """A step of one method on one network; None is what nobody has counted.
 
@@ -58,7 +85,8 @@ class Row(NamedTuple):
         gbits: of the slow link, per second.
         latency_secs: of it.
         method, sites, period: as in `jopt.parallel.step_seconds`.
-        payload_hlo: bytes that cross sites per step, read from a compiled program.
+        payload_hlo: bytes of results that cross sites per step on a chip, read from
+            compiled programs of this method.
         payload_model: the same by the number of parameters.
         wire_model: bytes that a site's chip sends per step in a ring.
         wire_measured: bytes that went over a real link per step.
@@ -101,78 +129,102 @@ def forecast(
     work: Workload,
     gbits: Iterable[float],
     sites: Sequence[int],
-    methods: Sequence[tuple[str, int]],
+    cases: Sequence[Case],
     *,
     latency_secs: float | None = None,
-    payload_hlo: float | None = None,
-    measured: dict[Key, tuple[float, float]] | None = None,
+    measured: Measured | None = None,
 ) -> list[Row]:
     """A row for each bandwidth, method with its period, and number of sites.
 
     Args:
         work: what is trained, and on what.
         gbits: bandwidths of the slow link.
-        sites: numbers of them.
-        methods: (name, period); the period of `ddp` is 1.
+        sites: numbers of them, one replica at each.
+        cases: the methods.
         latency_secs: of the slow link; that of the archetypes by default.
-        payload_hlo: bytes of a synchronisation, counted in a program; each method does
-            one of them per period.
         measured: wire bytes and seconds per step, by network and method.
     """
-    rows = []
-    for speed in gbits:
-        link = network(speed, latency_secs)
-        for method, period in methods:
-            for count in sites:
-                compute = work.compute(count)
-                chips = count * work.chips_per_site
-                secs = step_seconds(
-                    method,
-                    work.params,
-                    work.bytes_per_param,
-                    count,
-                    *link,
-                    period,
-                    compute,
-                    chips=chips,
-                    probability=work.probability,
-                )
-                used = compute
-                if method == "palsgd":
-                    used *= 1 - work.probability
-                width = 0.5 if method == "streaming_diloco" else work.bytes_per_param
-                payload = work.params * width / period
-                ring = count if method == "streaming_diloco" else chips
-                known = (measured or {}).get((speed, method, count, period))
-                rows.append(
-                    Row(
-                        gbits=speed,
-                        latency_secs=link.latency_secs,
-                        method=method,
-                        sites=count,
-                        period=period,
-                        payload_hlo=None
-                        if payload_hlo is None
-                        else payload_hlo / period,
-                        payload_model=payload,
-                        wire_model=ring_bytes("all-reduce", ring, payload),
-                        wire_measured=None if known is None else known[0],
-                        secs_model=secs,
-                        secs_measured=None if known is None else known[1],
-                        utilization_model=compute_utilization(used, secs),
-                    )
-                )
-    return rows
+    return [
+        _row(work, speed, latency_secs, case, count, measured or {})
+        for speed in gbits
+        for case in cases
+        for count in sites
+    ]
 
 
-def read_measured(path: Path) -> dict[Key, tuple[float, float]]:
-    """What `benchmarks/network.py` wrote. Fails: `ConfigError` for another file."""
+def _row(
+    work: Workload,
+    gbits: float,
+    latency_secs: float | None,
+    case: Case,
+    sites: int,
+    measured: Measured,
+) -> Row:
+    link = network(gbits, latency_secs)
+    compute, chips = work.compute(sites), sites * work.chips_per_site
+    if case.sends is None:
+        sends = default_sends(case.method, work.params, work.bytes_per_param)
+    else:
+        sends = case.sends(sites)
+    secs = step_seconds(
+        case.method,
+        work.params,
+        work.bytes_per_param,
+        sites,
+        *link,
+        case.every,
+        compute,
+        chips=chips,
+        probability=work.probability,
+        sends=sends,
+        fragments=case.fragments,
+    )
+    skipped = work.probability if case.method == "palsgd" else 0.0
+    wire_measured, secs_measured = _known(
+        measured, gbits, case.method, sites, case.period
+    )
+    hlo = case.payload_hlo
+    return Row(
+        gbits=gbits,
+        latency_secs=link.latency_secs,
+        method=case.method,
+        sites=sites,
+        period=case.period,
+        payload_hlo=None if hlo is None else hlo / case.every,
+        payload_model=sum(size for _, size in sends) / case.every,
+        wire_model=wire_bytes(sends, sites, chips) / case.every,
+        wire_measured=wire_measured,
+        secs_model=secs,
+        secs_measured=secs_measured,
+        utilization_model=compute_utilization((1 - skipped) * compute, secs),
+    )
+
+
+def _known(
+    measured: Measured, gbits: float, *case: Any
+) -> tuple[float | None, float | None]:
+    """Wire bytes and seconds of a step, where they were measured.
+
+    Bytes do not depend on the speed of the link, so those of loopback stand for any;
+    its seconds are those of no network.
+    """
+    if (gbits, *case) in measured:
+        return measured[gbits, *case]
+    loopback = measured.get((None, *case))
+    return (None, None) if loopback is None else (loopback[0], None)
+
+
+def read_measured(path: Path) -> Measured:
+    """What `benchmarks/network.py` wrote. Fails: `ConfigError` for another file.
+
+    A row without `gbits` is one of loopback.
+    """
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         return {
             (
-                float(row["gbits"]),
+                float(row["gbits"]) if row["gbits"] else None,
                 row["method"],
                 int(row["sites"]),
                 int(row["period"]),

@@ -53,6 +53,7 @@ class ReplicaPrograms:
         _, buffers = jax.eval_shape(replicas.model, shapes)
         self.model = model(replicas, params, buffers)
         self._make = (oracle, optimizer)
+        self._shapes = shapes
         self._state = jax.tree.map(lambda leaf: leaf.sharding, shapes)
         self._mesh = self._state.step.mesh
         self._steps: dict[Moves, Callable[..., Any]] = {}
@@ -87,9 +88,7 @@ class ReplicaPrograms:
         )
         if not moves.meets:
             return apart
-        meet = self._program(
-            _name(moves), lambda: self._replicas.meet(moves), (self._state,)
-        )
+        meet = self._meeting(moves)
 
         def step(state: TrainState, batch: PyTree) -> tuple[TrainState, PyTree]:
             state, metrics = apart(state, batch)
@@ -100,6 +99,11 @@ class ReplicaPrograms:
             return state, metrics.with_later(met)
 
         return step
+
+    def _meeting(self, moves: Moves) -> Together:
+        return self._program(
+            _name(moves), lambda: self._replicas.meet(moves), (self._state,)
+        )
 
     def _program(
         self, name: str, make: Callable[[], Callable[..., Any]], takes: Any
@@ -138,6 +142,21 @@ class ReplicaPrograms:
     def sent(self) -> list[Sent]:
         """A row for each program, with what was counted in those compiled so far."""
         return sent(self._replicas, self._compiled, self.model, self._mesh)
+
+    def round_payload(self) -> float:
+        """Bytes between replicas in the meetings of one round, counted in programs.
+
+        These are compiled here, where they are not yet, and no step is.
+        """
+        rounds = self._replicas.local.settings.rounds
+        steps = range(rounds.effective_period + rounds.delay)
+        for moves in {self._replicas.moves(rounds.warmup + step) for step in steps}:
+            moves = moves._replace(last=False)
+            if moves.meets:
+                self._meeting(moves).compile(self._shapes)
+        apart = (LOCAL_STEP, WARM_UP_STEP)
+        meetings = [row for row in self.sent() if row.program not in apart]
+        return sum(row.payload_hlo or 0 for row in meetings)
 
 
 def _name(moves: Moves) -> str:

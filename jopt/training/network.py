@@ -6,15 +6,21 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jopt.errors import ConfigError, check_choice, print_error
 from jopt.training._platform import set_xla_flags
 from jopt.training._signals import EXIT_DONE, EXIT_USAGE
 
+if TYPE_CHECKING:
+    from jopt.training._forecast import Case, Row, Workload
+    from jopt.training._plan import Plan
+
 GBITS = "0.1,0.3,1,3,10,30,100,400"
 NOTES = """\
-hlo: counted in the compiled program. model: bytes over bandwidth plus latency, nothing
-overlapped. measured: on a real link (--measured). `-`: not counted."""
+hlo: counted in the compiled programs of this method (--compile). model: bytes over
+bandwidth plus latency, nothing overlapped. measured: on a real link (--measured).
+`-`: not counted. One replica at each site; post_local_sgd after its warm-up."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--methods", metavar="NAME,...", help="ddp and the config's, or diloco")
     add("--period", type=_list(int), metavar="H,...", help="the config's, or 30")
     add("--probability", type=float, help="of palsgd; the config's, or 0.1")
-    add("--compile", action="store_true", help="count the bytes of the config's step")
+    add("--compile", action="store_true", help="count bytes in each method's programs")
     add("--measured", type=Path, help="CSV of benchmarks/network.py")
     add("--csv", type=Path, help="all figures, one row for each case")
     add("--figure", type=Path, help="SVG: utilisation over bandwidth (matplotlib)")
@@ -69,17 +75,14 @@ def _network(args: argparse.Namespace) -> str:
 
     _fill(args)
     _check(args)
-    payload = None
-    work = _workload(args)
-    if args.compile:
-        payload = _compiled_bytes(args.config, args.sites[0])
+    plan = _plan(args.config)
+    work = _workload(args, plan)
     rows = forecast(
         work,
         args.gbits,
         args.sites,
-        _methods(args),
+        _cases(args, plan),
         latency_secs=args.latency_secs,
-        payload_hlo=payload,
         measured=None if args.measured is None else read_measured(args.measured),
     )
     lines = [_opening(args, work), *_tables(rows), "", NOTES]
@@ -94,18 +97,18 @@ def _network(args: argparse.Namespace) -> str:
 
 def _fill(args: argparse.Namespace) -> None:
     """What is not asked for is that of the config's local updates, if it has some."""
-    from jopt.parallel import METHODS
-
     name, period, probability = "diloco", 30, 0.1
     if args.config is not None:
+        from jopt.training._config_checks import validate
         from jopt.training._flags import load_config
-        from jopt.training._local_updates import filled
+        from jopt.training._local_updates import filled, is_on
 
         config = load_config(args.config)
-        if config.local_updates.name in METHODS:
+        if is_on(config):
+            validate(config)
             own = filled(config)
             name, period = own.name, own.period
-            probability = own.probability or probability
+            probability = own.probability if name == "palsgd" else probability
     args.methods = args.methods or f"ddp,{name}"
     args.period = args.period or [period]
     args.probability = probability if args.probability is None else args.probability
@@ -134,24 +137,43 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--figure needs matplotlib: pip install 'jopt[docs]'")
 
 
-def _methods(args: argparse.Namespace) -> list[tuple[str, int]]:
-    return [
+def _plan(reference: str | None) -> Plan | None:
+    """Of the synchronous run of a config, to which methods are compared."""
+    if reference is None:
+        return None
+    from jopt.training._flags import load_config
+    from jopt.training._network_cases import plan_of
+
+    return plan_of(load_config(reference))
+
+
+def _cases(args: argparse.Namespace, plan: Plan | None) -> list[Case]:
+    """Each method with each period; those of a config as its runs would have them."""
+    from jopt.training._flags import load_config
+    from jopt.training._network_cases import case_of, counted, published
+
+    chosen = [
         (name, period)
         for name in args.methods.split(",")
         for period in ([1] if name == "ddp" else args.period)
     ]
+    if plan is None:
+        return [published(name, period) for name, period in chosen]
+    config, width = load_config(args.config), args.bytes_per_param
+    cases = [
+        case_of(config, plan.params, *case, bytes_per_param=width) for case in chosen
+    ]
+    return counted(config, cases, args.sites[0]) if args.compile else cases
 
 
-def _workload(args: argparse.Namespace):
+def _workload(args: argparse.Namespace, plan: Plan | None) -> Workload:
     from jopt.parallel import FLOPS_PER_CHIP
     from jopt.training._forecast import Workload
+    from jopt.tree import count
 
-    if args.config is None:
+    if plan is None:
         params, flops = args.params, 6 * args.params * (args.tokens or 0)
     else:
-        from jopt.tree import count
-
-        plan = _plan(args.config)
         params = count(plan.params)
         per_item = plan.model.flops_per_token(plan.config.data.seq_len)
         flops = plan.items(plan.config.train.batch_size) * per_item
@@ -166,38 +188,7 @@ def _workload(args: argparse.Namespace):
     )
 
 
-def _plan(reference: str, replica: int = 1):
-    """The plan of a config on one device for each site."""
-    from jopt.training._config import default_config
-    from jopt.training._flags import load_config
-    from jopt.training._plan import make_plan, resolve
-
-    config = load_config(reference)
-    mesh = {"replica": replica, "data": 1, "fsdp": 1, "tensor": 1}
-    config.mesh.update({**mesh, "slow": {"data": 1, "fsdp": 1}})
-    # The synchronous step, to which methods are compared.
-    config.local_updates = default_config().local_updates
-    return make_plan(resolve(config))
-
-
-def _compiled_bytes(reference: str, sites: int) -> float:
-    """Bytes that cross the sites in one synchronous step of the config."""
-    import jax
-
-    from jopt.parallel import batch_sharding, cross_replica_bytes
-
-    plan = _plan(reference, replica=sites)
-    rows = plan.config.train.batch_size
-    where = batch_sharding(plan.mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where)
-        for name, x in plan.task.example_batch(plan.config).items()
-    }
-    program = plan.step.lower(plan.shapes, batch).compile()
-    return cross_replica_bytes(program, plan.mesh)
-
-
-def _opening(args: argparse.Namespace, work) -> str:
+def _opening(args: argparse.Namespace, work: Workload) -> str:
     compute = work.compute(args.sites[0])
     source = "given" if work.compute_secs is not None else "model"
     return (
@@ -207,7 +198,7 @@ def _opening(args: argparse.Namespace, work) -> str:
     )
 
 
-def _tables(rows: Sequence) -> list[str]:
+def _tables(rows: Sequence[Row]) -> list[str]:
     """Bytes and seconds for one number of sites; utilisation over sites for several."""
     from jopt.reporting import markdown_table
 
@@ -248,7 +239,7 @@ _HEADER = (
 )
 
 
-def _cells(row) -> list[str]:
+def _cells(row: Row) -> list[str]:
     def shown(value: float | None, unit: float = 1.0) -> str:
         return "-" if value is None else f"{value / unit:.4g}"
 
@@ -264,17 +255,17 @@ def _cells(row) -> list[str]:
     ]
 
 
-def _percent(row) -> str:
+def _percent(row: Row) -> str:
     return f"{100 * row.utilization_model:.1f} %"
 
 
-def _write_csv(path: Path, rows: Sequence) -> None:
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
     from jopt.reporting import csv_text, write_text
 
     write_text(path, csv_text([row._asdict() for row in rows]))
 
 
-def _draw(path: Path, rows: Sequence) -> None:
+def _draw(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib import pyplot
 
     from jopt.reporting import save_svg
