@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import jopt
-from jopt.parallel import collectives, make_mesh
+from jopt.parallel import collectives, cross_replica_bytes, make_mesh
 from jopt.transforms import PseudoSync, local_updates
 
 R, H, STEPS = 2, 3, 7
@@ -167,7 +167,33 @@ def programs():
     batch = next(batches(1, replicas=4))
     program = warmup.lower(*local.init(model()), batch).compile()
     found["warmup"] = sum(c.size for c in collectives(program))
+    found["rounds"] = rounds()
     return {"parameters": jopt.tree.count(model()), **found}
+
+
+def rounds():
+    """Bytes of twelve steps after the warm-up, as the host would call the programs.
+
+    And of as many data-parallel steps, by periods.
+    """
+    found = {}
+    for period in (1, 3, 4):
+        local = jopt.post_local_sgd(
+            optax.sgd(0.1), warmup_steps=1, num_replicas=4, period=period
+        )
+        start, batch = local.init(model()), next(batches(1, replicas=4))
+        mesh = local.settings.places.on_mesh()
+        together, apart, sync = (
+            cross_replica_bytes(jax.jit(f).lower(*args).compile(), mesh)
+            for f, args in (
+                (partial(local.warmup_step, loss), (*start, batch)),
+                (partial(local.local_step, loss), (*start, batch)),
+                (local.sync, start),
+            )
+        )
+        sent = sum(apart + local.due(1 + t) * sync for t in range(1, 13))
+        found[period] = [sent, 12 * together]
+    return found
 
 
 def crossing(text):

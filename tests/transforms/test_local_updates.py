@@ -540,6 +540,10 @@ def test_what_the_programs_send_on_four_devices(on_devices):
     assert own["bytes"] == 4 * programs["parameters"] + 4  # 4 to count who is kept
     # A data-parallel step sends that each time, the replicas every H steps.
     assert programs["warmup"] == 4 * programs["parameters"]
+    # So twelve steps send an H-th, and 4 bytes at each sync to count who is kept.
+    for period, (sent, data_parallel) in programs["rounds"].items():
+        assert data_parallel == 12 * 4 * programs["parameters"]
+        assert sent == (data_parallel + 12 * 4) / int(period), period
 
 
 @pytest.mark.slow
