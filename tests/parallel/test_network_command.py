@@ -123,8 +123,8 @@ def test_a_method_is_forecast_under_its_own_name(name, config, tmp_path):
 @pytest.mark.parametrize(
     ("arg", "sites", "wire"),
     [
-        # Codes of half a byte and a scale for each of four arrays, gathered: to all
-        # others; of eight sites in parts (8 divide 616) and back, a scale for each part.
+        # Codes of half a byte and a scale for each of four arrays, gathered: to all the
+        # others; of eight sites in parts (of 616) and back, a scale for each part.
         ("diloco,compressor=int4", 2, COUNT / 2 + 4 * 4),
         ("diloco,compressor=int8", 4, 3 * (COUNT + 4 * 4)),
         ("muloco,compressor=int8", 8, 2 * 7 / 8 * (COUNT + 6 + 4 * 8 * 4)),
