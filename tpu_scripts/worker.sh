@@ -103,21 +103,28 @@ push() {
   [ -n "$BUCKET" ] && [ -d "$folder" ] || return 0
   (
     flock 8 &&
-      push_small_files config.json metrics.jsonl &&
+      printf '%s\0' config.json metrics.jsonl | push_files &&
       push_steps &&
-      push_small_files status.json report.html 'stacks*.txt'
+      small_files | push_files
   ) 8>>"$state/push.lock"
 }
 
-push_small_files() { # PATTERN...: copies as of now, since training goes on writing
-  local pattern file staging code=0
+# Everything but checkpoints, the lock and what is being written, which has a hidden name
+# until it is whole. So whatever else jopt comes to write into a run folder is copied too.
+small_files() { # names, each ended by a zero byte
+  (cd "$folder" && find . -path ./checkpoints -prune -o -name '.?*' -prune -o \
+    -type f -print0)
+}
+
+push_files() { # names on stdin: copies as of now, since training goes on writing
+  local name staging code=0
   staging=$(mktemp -d)
-  for pattern in "$@"; do
-    for file in "$folder"/$pattern; do
-      [ ! -f "$file" ] || cp "$file" "$staging/" || code=$?
-    done
+  while IFS= read -rd '' name; do
+    # One that has gone since it was named is no failure.
+    [ ! -e "$folder/$name" ] || (cd "$folder" && cp --parents "$name" "$staging") ||
+      [ ! -e "$folder/$name" ] || code=1
   done
-  gcloud storage rsync "$staging" "$remote" || code=$?
+  gcloud storage rsync --recursive "$staging" "$remote" || code=$?
   rm -rf "$staging"
   return "$code"
 }
