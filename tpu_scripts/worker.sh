@@ -11,6 +11,7 @@
 #                                    exited CODE|gone
 #   worker.sh stop TERM|KILL         send the signal to COMMAND
 #   worker.sh push                   copy the run folder to the bucket now
+#   worker.sh copy PID               the same every SYNC_SECS, while this process lives
 #   worker.sh log LINES              the end of the log
 #
 # Environment: RUN_NAME BUCKET; SHARED_DIR (else ~/runs) holds the run folder; SYNC_SECS
@@ -169,6 +170,7 @@ copy_all() { # what this host has to copy
 
 copy_now_and_then() { # until the job of process $1 has ended
   local never=$state/never
+  mkdir -p "$state"
   [ -p "$never" ] || mkfifo "$never"
   exec 7<>"$never"
   while kill -0 "$1" 2>/dev/null; do
@@ -292,6 +294,7 @@ case $verb in
     fi
     ;;
   push) copy_all ;;
+  copy) copy_now_and_then "$1" ;;
   log) tail -n "$1" "$log" ;;
   *)
     echo "worker.sh: unknown word $verb; -h says what there is" >&2

@@ -62,6 +62,36 @@ END
   [ -e "$SHARED_DIR/run1/config.json" ]
 }
 
+@test "slurm: it is copied while training goes on" {
+  slurm 0
+  # It ends well only if its folder comes to the bucket meanwhile.
+  cat >"$BATS_TEST_TMPDIR/bin/python" <<'END'
+#!/bin/bash
+mkdir -p "$SHARED_DIR/run1"
+echo '{}' >"$SHARED_DIR/run1/config.json"
+for ((look = 0; look < 300; look++)); do
+  [ ! -e "$STUB/bucket/my-bucket/run1/config.json" ] || exit 0
+  sleep 0.1
+done
+echo 3 >"$STUB/srun.code"
+END
+  SYNC_SECS=1 MAX_RETRIES=0 run -0 bash "$scripts/slurm.sbatch" python train.py
+  [[ $output != *Terminated* ]]
+}
+
+@test "slurm: a run that is done but not in the bucket is not done" {
+  slurm 0
+  mkdir -p "$SHARED_DIR/run1"
+  echo '{}' >"$SHARED_DIR/run1/config.json"
+  codes rsync 1
+  MAX_RETRIES=0 run -74 bash "$scripts/slurm.sbatch" python train.py
+  contains "the bucket could not be written"
+  slurm 0 0
+  codes rsync 1 0
+  MAX_RETRIES=1 run -0 bash "$scripts/slurm.sbatch" python train.py
+  contains "code 74, failures 1/1"
+}
+
 @test "slurm: help, and settings that are missing" {
   run -0 bash "$scripts/slurm.sbatch" -h
   contains "A run on a Slurm cluster"
