@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,9 +15,13 @@ import jax
 from jopt.errors import ConfigError, LostProcessError
 
 _ABORTED = 76  # as a stalled run: to be tried again
-_AGAIN = (
+_AGAIN_STATED = (
     "start all of them with the same --coordinator, a free port of the machine that "
     "runs process 0"
+)
+_AGAIN_LAUNCHED = (
+    "their logs say whether they have come; --coordinator=HOST:PORT --num_processes=N "
+    "--process_id=I state another place to meet"
 )
 # What says that a launcher has started several processes, and how many where it says.
 _LAUNCHERS = {
@@ -68,48 +73,60 @@ def start_processes(
     Returns:
         Whether there are several processes now, or one that was asked for by arguments.
 
-    Fails: `ConfigError` for arguments that do not fit; `LostProcessError` when the
-    others do not come.
+    Fails: `ConfigError` for arguments that do not fit, or a launcher whose variables
+    do not tell JAX where the others are; `LostProcessError` when they do not come. JAX
+    itself aborts the process for most of these losses: see `explain_aborts`.
 
     >>> start_processes(environ={})
     False
     """
-    stated = {
-        "coordinator": coordinator,
-        "num_processes": num_processes,
-        "process_id": process_id,
-    }
-    found = None
-    if set(stated.values()) == {None}:
+    stated = (coordinator, num_processes, process_id) != (None, None, None)
+    if stated:
+        _check(coordinator, num_processes, process_id)
+        me = f"process {process_id} of {num_processes}"
+        alone = f"{me} could not join the others at {coordinator}"
+        again = _AGAIN_STATED
+    else:
         found = launcher(environ)
         if found is None:
             return False
-    else:
-        _check(coordinator, num_processes, process_id)
-    alone = (
-        f"process {process_id} of {num_processes} could not join the others at "
-        f"{coordinator} within {timeout_secs} s"
-    )
-    explain_aborts(f"{alone}, or one of them has gone; {_AGAIN}")
+        alone = f"{_launched(found, environ)} could not join the others"
+        again = _AGAIN_LAUNCHED
+    explain_aborts(f"{alone} within {timeout_secs} s, or one of them has gone; {again}")
+    begin = time.monotonic()
     try:
         jax.distributed.initialize(
             coordinator, num_processes, process_id, initialization_timeout=timeout_secs
         )
     except (RuntimeError, ValueError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if found is not None:
-            raise ConfigError(
-                f"{found} started this process as one of several, but JAX could not "
-                f"join them: {first}\nstate them: --coordinator=HOST:PORT "
-                "--num_processes=N --process_id=I"
-            ) from error
-        raise LostProcessError(f"{alone}: {first}\n{_AGAIN}") from error
+        # The coordination service speaks, or a host was looked for until the time was
+        # up; what else fails is that JAX cannot read what the launcher has left.
+        met = isinstance(error, jax.errors.JaxRuntimeError)
+        if stated or met or time.monotonic() - begin >= timeout_secs:
+            raise LostProcessError(f"{alone}: {first}\n{again}") from error
+        raise ConfigError(
+            f"{found} started this process as one of several, but JAX could not "
+            f"join them: {first}\nstate them: --coordinator=HOST:PORT "
+            "--num_processes=N --process_id=I"
+        ) from error
     explain_aborts(
         "JAX has aborted this process, as it does when another one of the job has "
         "gone; the lines above say more\n  the same command in all processes goes on "
         "from the newest checkpoint"
     )
     return True
+
+
+def _launched(found: str, environ: Mapping[str, str]) -> str:
+    """This process, as the launcher's own variables name it.
+
+    >>> _launched("Slurm", {"SLURM_PROCID": "3", "SLURM_NTASKS": "8"})
+    'the process that Slurm started (SLURM_PROCID=3, SLURM_NTASKS=8)'
+    """
+    names = [name for name in _LAUNCHERS[found] if name is not None]
+    said = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
+    return f"the process that {found} started" + (f" ({said})" if said else "")
 
 
 def _check(

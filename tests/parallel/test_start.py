@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from jopt.errors import ConfigError
+from jopt.errors import ConfigError, LostProcessError
 from jopt.parallel import (
     launcher,
     make_mesh,
@@ -57,26 +59,75 @@ def test_launchers_are_recognised(environ, expected):
     assert launcher({"JAX_PLATFORMS": "cpu", **environ}) == expected
 
 
-def test_a_launcher_that_jax_cannot_join_is_named(monkeypatch):
+SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}
+
+
+@pytest.mark.parametrize(
+    ("secs", "error", "kind", "message"),
+    [
+        (
+            *(0, ValueError("coordinator_address should be defined.")),
+            *(ConfigError, r"Slurm started .*should be defined"),
+        ),
+        (
+            *(0, jax.errors.JaxRuntimeError("UNKNOWN: Failed to start RPC server")),
+            *(LostProcessError, r"Slurm started \(SLURM_PROCID=1.*Failed to start RPC"),
+        ),
+        # As JAX does on a TPU whose first host has no address.
+        (
+            *(1, RuntimeError("Failed to recognize coordinator address t0")),
+            *(LostProcessError, r"could not join the others: .*address t0"),
+        ),
+    ],
+    ids=["not told", "service", "in vain"],
+)
+def test_why_a_launched_process_stays_alone(monkeypatch, secs, error, kind, message):
     def initialize(*args, **kwargs):
-        raise ValueError("coordinator_address should be defined.")
+        time.sleep(secs)
+        raise error
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     monkeypatch.setattr("jopt.parallel._start.explain_aborts", lambda text: None)
-    with pytest.raises(ConfigError, match=r"Slurm started .*should be defined"):
-        start_processes(environ={"SLURM_PROCID": "0", "SLURM_NTASKS": "2"})
+    with pytest.raises(kind, match=message):
+        start_processes(environ=SLURM, timeout_secs=1)
 
 
-def test_a_process_that_waits_in_vain_says_so():
+@pytest.mark.parametrize(
+    ("arguments", "environ", "message"),
+    [
+        (
+            *("'127.0.0.1:1', 2, 1, ", {}),
+            "process 1 of 2 could not join the others at 127.0.0.1:1 within 1 s",
+        ),
+        (
+            "",
+            {
+                **SLURM,
+                "SLURM_JOB_ID": "1",
+                "SLURM_LOCALID": "0",
+                "SLURM_STEP_NODELIST": "localhost",
+                "SLURM_STEP_NUM_NODES": "2",
+            },
+            "the process that Slurm started (SLURM_PROCID=1, SLURM_NTASKS=2) could not "
+            "join the others within 1 s",
+        ),
+    ],
+    ids=["stated", "Slurm"],
+)
+def test_a_process_that_waits_in_vain_says_so(arguments, environ, message):
     code = (
-        "from jopt.parallel import start_processes as s; "
-        "s('127.0.0.1:1', 2, 1, timeout_secs=1)"
+        f"from jopt.parallel import start_processes as s; s({arguments}timeout_secs=1)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 76, done.stderr
-    assert "process 1 of 2 could not join the others at 127.0.0.1:1" in done.stderr
+    assert f"LostProcessError: {message}" in done.stderr
+    assert "None" not in done.stderr.split("LostProcessError")[1]
 
 
 PARAMS = {"embed": jnp.zeros((8, 4)), "block": {"kernel": jnp.zeros((4, 6))}}
