@@ -200,7 +200,8 @@ class OverSeeds(NamedTuple):
     def __str__(self) -> str:
         if not self.seeds:
             return "–"
-        return f"{100 * self.mean:.1f} ± {100 * self.error:.1f}"
+        mean = f"{100 * self.mean:.1f}"
+        return mean if self.seeds == 1 else f"{mean} ± {100 * self.error:.1f}"
 
 
 def over_seeds(runs: Iterable[Run], method: str = "train_domain") -> OverSeeds:

@@ -143,4 +143,6 @@ def test_mean_and_error_over_seeds(runs):
     found = selection.over_seeds(runs)
     assert found.seeds == 3 and found.mean == pytest.approx(np.mean(test))
     assert found.error == pytest.approx(np.std(test) / np.sqrt(3))
-    assert np.isnan(selection.over_seeds(runs[:1]).error)
+    alone = selection.over_seeds(runs[:1])
+    assert np.isnan(alone.error)
+    assert str(alone) == f"{100 * alone.mean:.1f}"
