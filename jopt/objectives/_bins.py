@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt.errors import ConfigError
+from jopt.objectives._weights import weighted
 
 # N examples; K bins; ... further axes, such as domains or classes.
 
@@ -38,7 +39,7 @@ def bin_sums(
     num_bins: int = 15,
     mask: jax.Array | None = None,
 ) -> Bins:
-    """The sums of some examples; `mask` weighs them.
+    """The sums of some examples; `mask` weighs them, and 0 leaves even a NaN out.
 
     >>> bins = bin_sums(jnp.array([0.95, 1.0]), jnp.array([1.0, 0.0]), num_bins=10)
     >>> bins.count[-1], bins.correct[-1]
@@ -48,7 +49,7 @@ def bin_sums(
     weight_N = jnp.ones(len(rows_NK)) if mask is None else mask.astype(jnp.float32)
 
     def total(values_N: jax.Array) -> jax.Array:
-        return jnp.sum((weight_N * values_N)[:, None] * rows_NK, axis=0)
+        return jnp.sum(weighted(values_N, weight_N)[:, None] * rows_NK, axis=0)
 
     return Bins(total(jnp.ones(len(rows_NK))), total(confidence_N), total(correct_N))
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jopt.models import Model
 from jopt.objectives._aux import Aux
+from jopt.objectives._weights import weighted
 
 # B batch; V classes; E domains; ... the axes between B and V.
 
@@ -78,14 +79,14 @@ def masked_sums(
         logits, _, _ = model.apply(params, model_state, batch, key=None, train=False)
         targets, mask = batch["targets"], batch["mask"].astype(jnp.float32)
         rows = {
-            "nats": _row_sums(cross_entropy(logits, targets) * mask),
+            "nats": _row_sums(weighted(cross_entropy(logits, targets), mask)),
             count: _row_sums(mask),
-            "correct": _row_sums(hits(logits, targets) * mask),
+            "correct": _row_sums(weighted(hits(logits, targets), mask)),
         }
         for name, values in (further(logits, targets) if further else {}).items():
             # The axes of the mask are rows and positions.
             weight = mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
-            rows[name] = _row_sums(values * weight, mask.ndim)
+            rows[name] = _row_sums(weighted(values, weight), mask.ndim)
         totals = {name: jnp.sum(row_B, axis=0) for name, row_B in rows.items()}
         if num_domains is not None:
             member_BE = jax.nn.one_hot(batch["domain"], num_domains, dtype=jnp.float32)
@@ -125,13 +126,15 @@ def hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def masked_average(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     """sum(values * mask) / sum(mask), 0 for an empty mask; the mean without one.
 
+    A value where the mask is 0 has no say, be it NaN.
+
     >>> masked_average(jnp.array([1.0, 5.0]), jnp.array([1.0, 0.0]))
     Array(1., dtype=float32)
     """
     if mask is None:
         return jnp.mean(values)
     total = jnp.sum(mask)
-    return jnp.sum(values * mask) / jnp.where(total > 0, total, 1.0)
+    return jnp.sum(weighted(values, mask)) / jnp.where(total > 0, total, 1.0)
 
 
 def _row_sums(x: jax.Array, axes: int | None = None) -> jax.Array:

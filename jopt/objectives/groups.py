@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jopt.objectives._weights import weighted
+
 # N examples; G groups.
 
 
@@ -46,7 +48,7 @@ def group_sums(
     def total(values_N: jax.Array) -> jax.Array:
         return jax.ops.segment_sum(values_N, group_N, num_groups)
 
-    return Groups(total(weight_N), total(weight_N * correct_N))
+    return Groups(total(weight_N), total(weighted(correct_N, weight_N)))
 
 
 def group_accuracies(groups: Groups) -> jax.Array:

@@ -118,6 +118,16 @@ def test_ends():
     assert np.isnan(cal.ece(jnp.array([[np.nan, 0.5], [0.5, 0.5]]), jnp.array([0, 1])))
 
 
+def test_what_a_mask_leaves_out_has_no_say():
+    """A NaN row with mask 0 changes no figure; kept, it makes each NaN."""
+    p = jnp.array([[0.9, 0.1], [0.2, 0.8], [jnp.nan, 0.5]])
+    labels, mask = jnp.array([0, 0, 1]), jnp.array([1.0, 1.0, 0.0])
+    for figure in (cal.ece, cal.classwise_ece, cal.brier, cal.nll):
+        found = figure(p, labels, mask=mask)
+        np.testing.assert_allclose(found, figure(p[:2], labels[:2]), rtol=1e-6)
+        assert np.isnan(figure(p, labels))
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.25])
 def test_classwise_agrees_with_a_slow_reference(drawn, threshold):
     logits, labels, mask = drawn

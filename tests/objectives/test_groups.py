@@ -32,6 +32,12 @@ def test_groups_agree_with_numpy():
         np.testing.assert_allclose(total, first + second)
 
 
+def test_a_masked_nan_is_no_hit_and_no_miss():
+    hit, group = jnp.array([1.0, jnp.nan]), jnp.array([0, 0])
+    found = by_group.group_sums(hit, group, 1, mask=jnp.array([1.0, 0.0]))
+    assert (found.examples.tolist(), found.correct.tolist()) == ([1.0], [1.0])
+
+
 @pytest.mark.filterwarnings("ignore:All-NaN")
 def test_nothing_at_all():
     empty = by_group.Groups(jnp.zeros(3), jnp.zeros(3))
