@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from jopt.errors import JoptWarning
 from jopt.objectives._cross_entropy import masked_average
+from jopt.objectives._weights import weighted
 
 # N examples; C classes.
 
@@ -21,8 +23,10 @@ def fit_temperature(
 
     The NLL is convex in 1/T, and its derivative there, the mean of E_p[z] - z_y, is
     halved in on in 40 steps. Fit T on validation examples and divide the logits of any
-    split by it; no prediction changes. Warns where T is at an end of the interval, as
-    with labels that logits say nothing about.
+    split by it; no prediction changes. NaN where a logit that the mask keeps makes no
+    distribution, NaN or inf. Warns where T is at an end of the interval, as with labels
+    that logits say nothing about; what is compiled cannot, so give the T that comes out
+    of it to `warn_at_end`.
 
     >>> logits = jnp.array([[2.0, 0.0]] * 4)
     >>> T = fit_temperature(logits, jnp.array([0, 0, 0, 1]))  # so that p_0 is 3/4
@@ -35,7 +39,9 @@ def fit_temperature(
 
     def slope(log_inverse: jax.Array) -> jax.Array:
         p_NC = jax.nn.softmax(jnp.exp(log_inverse) * z_NC)
-        return masked_average(jnp.sum(p_NC * z_NC, axis=-1) - picked_N, mask)
+        # A class that a logit of -inf rules out has no part in the mean.
+        mean_N = jnp.sum(weighted(z_NC, p_NC), axis=-1)
+        return masked_average(mean_N - picked_N, mask)
 
     def halve(_: Any, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
@@ -45,13 +51,23 @@ def fit_temperature(
 
     ends = jax.lax.fori_loop(0, 40, halve, (jnp.float32(-5), jnp.float32(5)))
     temperature = jnp.exp(-(ends[0] + ends[1]) / 2)
+    # NaN is not above 0, so the halving goes on to an end.
+    temperature = jnp.where(jnp.isnan(slope(jnp.float32(0))), jnp.nan, temperature)
     if not isinstance(temperature, jax.core.Tracer):
-        found = abs(float(jnp.log(temperature)))
-        if found > 5 - 1e-4:
-            warnings.warn(
-                f"fit_temperature: T = {float(temperature):.3g} is at the end of "
-                "[e^-5, e^5]; the logits do not order these labels, or all are right",
-                JoptWarning,
-                stacklevel=2,
-            )
+        warn_at_end(temperature, stacklevel=3)
     return temperature
+
+
+def warn_at_end(temperature: jax.Array, *, stacklevel: int = 2) -> None:
+    """Warns where a fitted T is at an end of [e^-5, e^5]; not where it is NaN.
+
+    >>> warn_at_end(jnp.float32(1.8))
+    """
+    found = float(temperature)
+    if abs(math.log(found)) > 5 - 1e-4:
+        warnings.warn(
+            f"fit_temperature: T = {found:.3g} is at the end of [e^-5, e^5]; the "
+            "logits do not order these labels, or all are right",
+            JoptWarning,
+            stacklevel=stacklevel,
+        )

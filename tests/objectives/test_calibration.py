@@ -182,7 +182,6 @@ def test_proper_scores(drawn):
 def test_temperature_is_where_the_slope_vanishes(drawn):
     logits, labels, mask = drawn
     T = float(jax.jit(cal.fit_temperature)(logits, labels))
-    assert abs(T - 2) < 0.2, "labels were drawn at T = 2"
     at = [float(cal.nll(logits / t, labels)) for t in (0.98 * T, T, 1.02 * T)]
     assert at[1] < min(at[0], at[2]) and at[1] < cal.nll(logits, labels)
     kept = mask > 0
@@ -193,6 +192,20 @@ def test_temperature_is_where_the_slope_vanishes(drawn):
     )
 
 
+def test_temperature_finds_that_of_the_labels_and_changes_no_prediction():
+    """1000 labels of 4 classes, drawn from softmax(logits / 2)."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(scale=2.0, size=(1000, 4)).astype(np.float32)
+    p = np.asarray(jax.nn.softmax(logits / 2))
+    labels = (p.cumsum(1) < rng.random((1000, 1))).sum(1).clip(0, 3)
+    T = float(cal.fit_temperature(logits, labels))
+    assert abs(T - 2) < 0.2
+    assert cal.nll(logits / T, labels) <= cal.nll(logits, labels)
+    hits = [cal.scores(jax.nn.softmax(z), labels)[1] for z in (logits, logits / T)]
+    np.testing.assert_array_equal(*hits)
+    assert 0 < hits[0].mean() < 1
+
+
 def test_a_temperature_at_the_end_of_its_interval_warns(drawn):
     logits, labels, _ = drawn
     with pytest.warns(JoptWarning, match="at the end of"):
@@ -201,6 +214,25 @@ def test_a_temperature_at_the_end_of_its_interval_warns(drawn):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cal.fit_temperature(logits, labels)
+
+
+def test_a_temperature_of_what_is_no_distribution(drawn):
+    """NaN for a NaN that counts, compiled too; a class ruled out is none."""
+    logits, labels, _ = drawn
+    lost, kept = logits.copy(), np.ones(500, np.float32)
+    lost[7] = np.nan
+    kept[7] = 0
+    for fit in (cal.fit_temperature, jax.jit(cal.fit_temperature)):
+        assert np.isnan(fit(lost, labels))
+        np.testing.assert_allclose(
+            fit(lost, labels, mask=kept), fit(logits, labels, mask=kept), rtol=1e-6
+        )
+    ruled_out = np.insert(logits, 4, -np.inf, axis=1)
+    T = cal.fit_temperature(logits, labels)
+    np.testing.assert_allclose(cal.fit_temperature(ruled_out, labels), T, rtol=1e-6)
+    T = jax.jit(cal.fit_temperature)(logits, jnp.asarray(logits.argmin(1)))
+    with pytest.warns(JoptWarning, match="at the end of"):
+        cal.warn_at_end(T)
 
 
 def test_one_logit_is_two_classes(drawn):

@@ -88,6 +88,9 @@ def test_vrex_and_group_weights_by_hand():
 def test_coral_by_hand_and_with_rows_left_out():
     a, b = [[0.0, 0], [2, 2]], [[1.0, 0], [1, 4]]
     both, kept = jnp.array([a, b]), jnp.ones((2, 2))
+    means = both.mean(1, keepdims=True)
+    assert envs.coral_distance(both - means, kept) == 12, "that of covariances"
+    assert envs.coral_distance(both[:1] + means, kept) == 0.5, "that of means"
     assert envs.coral_distance(both, kept) == 12.5
     assert envs.coral_distance(jnp.array([a, a]), kept) == 0
     more = jnp.concatenate([both, jnp.full((2, 3, 2), 99.0)], axis=1)
