@@ -95,6 +95,8 @@ def search_thresholds(
 ) -> np.ndarray:
     """For each task the lambda whose mask serves it best; (T,), the first of equals.
 
+    A score of NaN is below all others.
+
     Args:
         eval_fns: one for each task: parameters -> validation score of
             theta_0 + m_t * tau_merged.
@@ -113,4 +115,5 @@ def search_thresholds(
                 lambda m, x, t=task: jnp.where(m[t], x, 0), masks, merged
             )
             scores[row, task] = eval_fn(apply_task_vector(base, part))
-    return np.asarray(grid)[np.argmax(scores, axis=0)]
+    known = np.where(np.isnan(scores), -np.inf, scores)
+    return np.asarray(grid)[np.argmax(known, axis=0)]

@@ -111,16 +111,17 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """1 where the target's logit is the largest, 1/n where n logits share that place.
 
-    Cheaper than `argmax`, which XLA does not vectorise on a CPU.
+    NaN where the largest is NaN or inf: such logits predict nothing, which is not the
+    same as to be wrong. Cheaper than `argmax`, which XLA does not vectorise on a CPU.
 
-    >>> hits(jnp.zeros((1, 4)), jnp.zeros(1, jnp.int32))
-    Array([0.25], dtype=float32)
+    >>> hits(jnp.array([[0.0, 0, 0, 0], [jnp.nan, 0, 0, 0]]), jnp.array([0, 1]))
+    Array([0.25,  nan], dtype=float32)
     """
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     largest = jnp.max(logits, axis=-1, keepdims=True)
     ties = jnp.sum(logits >= largest, axis=-1, dtype=jnp.float32)
     hit = (picked >= largest)[..., 0]
-    return hit / jnp.maximum(ties, 1.0)
+    return jnp.where(jnp.isfinite(largest[..., 0]), hit / ties, jnp.nan)
 
 
 def masked_average(values: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -58,7 +58,7 @@ class EnvironmentTask(Task):
         return {
             **_means(held_out),
             counted: sum(own[counted] for own in held_out),
-            "eval/worst_accuracy": min(own["eval/accuracy"] for own in held_out),
+            "eval/worst_accuracy": _smallest([x["eval/accuracy"] for x in held_out]),
             **_unseen(unseen),
             **_named(of_part),
         }
@@ -102,6 +102,11 @@ def _row(found: EnvironmentSet, config: ConfigDict) -> dict[str, np.ndarray]:
         "mask": np.ones(1, np.float32),
         "domain": np.zeros(1, np.int32),
     }
+
+
+def _smallest(values: Sequence[float]) -> float:
+    """NaN where one of them is: `min` would go by their order."""
+    return float(np.min(values))
 
 
 def _means(results: Sequence[Results]) -> Results:

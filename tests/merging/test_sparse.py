@@ -108,6 +108,20 @@ def test_nobody_uses_what_nobody_touched():
     assert not merging.tall_masks(stacked, {"w": jnp.zeros(3)})["w"].any()
 
 
+def test_a_threshold_without_a_score_is_not_chosen():
+    """The masks of the first one give a model whose score is NaN."""
+    stacked = {"w": jnp.array([[1.0, 0.5], [0.0, 1.0]])}
+    scores = iter([jnp.nan, jnp.nan, 0.1, 0.3, 0.2, 0.3])
+    found = merging.search_thresholds(
+        {"w": jnp.zeros(2)},
+        stacked,
+        {"w": jnp.array([1.0, 1.5])},
+        [lambda params: next(scores)] * 2,
+        grid=(0.2, 0.3, 0.4),
+    )
+    assert found.tolist() == [0.4, 0.3]
+
+
 @pytest.mark.slow
 def test_consensus_ties_masks_the_ties_vector(reduced, draw):
     stacked = {"w": draw(4, 50)}

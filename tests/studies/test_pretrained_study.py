@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,11 +18,15 @@ import pytest
 from jopt.studies.domains._evaluation import Stack
 from jopt.studies.model_pool import _analyses as analyses
 from jopt.studies.model_pool import _axes as axes
+from jopt.studies.model_pool._architectures import build
 from jopt.studies.model_pool._data import load_halves
 from jopt.studies.model_pool._figures import figures_of
 from jopt.studies.model_pool._figures_of_logits import record_of
+from jopt.studies.model_pool._fine_tuning import Protocol, both_stages, fine_tune
 from jopt.studies.model_pool._report import summarize
 from jopt.studies.model_pool._results import FIGURES, results_of
+from jopt.studies.model_pool._rows import _rows as stage_rows
+from jopt.studies.model_pool._training import Network
 from jopt.studies.statistics import fit_line, line_intervals, slope_over_seeds
 
 
@@ -193,6 +198,41 @@ def test_intervals_of_lines():
     alone = slope_over_seeds([0.0, 1.0], [[1.0], [3.0]])
     assert alone.value == 2
     assert math.isnan(alone.low)
+
+
+def test_a_fine_tuning_that_diverges_has_no_figures(pre_trained):
+    """By a real run at a huge rate: NaN, never an accuracy of 0, and never chosen."""
+    task, network = pre_trained
+    protocol = Protocol("momentum", (0.1, 1e30), 1, 4, 2, 8)
+    given = ("mlp_8", network, task, 5)
+    lost = fine_tune(*given, protocol, 1e30, 0)
+    assert lost.selected is None
+    assert lost.id_accuracy == -1
+    for record in lost.records:
+        assert all(math.isnan(x) for x in record.figures.values()), record
+    found = both_stages(*given, protocol)
+    assert [run.rate for run in found.repeated] == [0.1]
+    assert found.repeated[0].selected is not None
+    # All rates, so that the only seed is lost: its mean is unknown, and no 0 %.
+    rows = [
+        {**rows_of("mlp_8", {})[0], **row}
+        for stage, runs in zip(
+            "AB", both_stages(*given, protocol._replace(rates=(1e30,))), strict=True
+        )
+        for run in runs
+        for row in stage_rows(stage, run)
+    ]
+    (result,) = results_of(rows)
+    assert math.isnan(result.mean("ood_acc"))
+
+
+@pytest.fixture(scope="module")
+def pre_trained():
+    """A task and new parameters for it."""
+    task = load_halves("rotated_digits", 0).task
+    model = build("mlp_8", task.input_shape, 10)
+    example = {"inputs": jnp.zeros((1, *task.input_shape))}
+    return task, Network(*model.init(jax.random.key(0), example))
 
 
 # The whole study.

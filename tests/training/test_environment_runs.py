@@ -165,6 +165,16 @@ def test_figures_are_those_of_the_study(plan, source):
         list(source.evaluation("test", whole=True))
 
 
+def test_a_model_that_diverged_has_no_accuracy(plan, source):
+    """Nor is it chosen, as it would be with an accuracy of 0 where all are worse."""
+    state = plan.init()
+    lost = state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+    added = totals(plan.sums, lost, source.evaluation(whole=False), plan.put)
+    found = plan.task.results(added)
+    names = ("accuracy", "worst_accuracy", "ood/accuracy", "env0_out_acc")
+    assert np.isnan([found[f"eval/{name}"] for name in names]).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "eqrm"])
 def test_every_algorithm_trains(name):

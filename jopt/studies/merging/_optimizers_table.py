@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,7 +82,13 @@ def equal_rates(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _nearest(accuracies: dict[str, float], target: float) -> str:
-    return min(accuracies, key=lambda rate: abs(accuracies[rate] - target))
+    """Of rates whose sources diverged, with NaN, only where there is no other."""
+
+    def away(rate: str) -> float:
+        found = abs(accuracies[rate] - target)
+        return math.inf if math.isnan(found) else found
+
+    return min(accuracies, key=away)
 
 
 def _summary_row(key: tuple, rows: Sequence[Row], rates: dict[str, str]) -> Row:
