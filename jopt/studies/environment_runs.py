@@ -13,8 +13,11 @@ from jopt.training._environment_keys import environments_of, is_on
 from jopt.training._run_folder import read_config
 
 _PREFIX = "eval/"
-# What runs to select among do not differ by: their settings, but for the test.
-_OWN = ("data.test_envs", "data.trial_seed")
+# What runs to select among may differ by. A batch has equally many rows of each
+# training environment, and of these there is one less where one more is left out: what
+# two such runs share is the number of rows of each.
+_OWN = ("data.test_envs", "data.trial_seed", "train.batch_size")
+_ROWS = "rows of each training environment"
 
 
 def run_of(folder: str | os.PathLike[str]) -> Run:
@@ -22,7 +25,10 @@ def run_of(folder: str | os.PathLike[str]) -> Run:
 
     A record has `step` and what the run knows of each part of each environment; means,
     among which are those of the test, are left out. A periodic evaluation of a run is
-    of `eval.batches` batches of a part.
+    of `eval.batches` batches of a part. The settings are those of the config but for
+    test environments and trial seed, with the rows of each training environment in the
+    place of `train.batch_size`: so runs that leave out further environments, as
+    `leave_one_out` reads them, share their settings.
 
     Fails: `ConfigError` where no run is, or one without an algorithm over environments.
     """
@@ -42,10 +48,12 @@ def run_of(folder: str | os.PathLike[str]) -> Run:
         for record in read_metrics(folder / "metrics.jsonl")
         if f"{_PREFIX}env0_in_acc" in record
     ]
+    found = environments_of(config)
     settings = {key: str(x) for key, x in flatten(config) if key not in _OWN}
+    settings[_ROWS] = str(config.train.batch_size // len(found.train_envs))
     return Run(
         key=folder.name,
-        test_envs=environments_of(config).test_envs,
+        test_envs=found.test_envs,
         records=records,
         trial_seed=config.data.trial_seed,
         settings=tuple(sorted(settings.items())),

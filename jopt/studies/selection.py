@@ -170,10 +170,10 @@ def select_run(runs: Iterable[Run], method: str = "train_domain") -> Selected | 
 def leave_one_out(runs: Iterable[Run], test_env: int) -> Selected | None:
     """The choice by runs that leave out one further training environment each.
 
-    For each group of runs that share their `settings`: at each step, val is the mean
-    over environments e' of `env{e'}_in_acc` of the run with the test environments
-    {test_env, e'}, which has not trained on e'; the run without `test_env` alone is
-    reported. A group or a step where one of the runs is missing is passed over.
+    For each group of runs that share `settings` and trial seed: at each step, val is
+    the mean over environments e' of `env{e'}_in_acc` of the run with the test
+    environments {test_env, e'}, which has not trained on e'; the run without `test_env`
+    alone is reported. A group or a step where one of the runs is missing is passed over.
 
     >>> def run(key, test_envs, acc):
     ...     record = {f"env{e}_in_acc": acc for e in range(3)}
@@ -185,7 +185,7 @@ def leave_one_out(runs: Iterable[Run], test_env: int) -> Selected | None:
     groups: dict[Hashable, list[Run]] = {}
     for run in runs:
         if test_env in run.test_envs:
-            groups.setdefault(run.settings, []).append(run)
+            groups.setdefault((run.settings, run.trial_seed), []).append(run)
     found = [s for group in groups.values() for s in _left_out(group, test_env)]
     return _best(found, largest=True)
 

@@ -124,6 +124,11 @@ def test_leave_one_out():
     assert found.val == pytest.approx(0.65) and found.test == pytest.approx(0.35)
     assert selection.leave_one_out([*poor, *good[:2]], 0).key == "p0", "one is missing"
     assert selection.leave_one_out(good[1:], 0) is None
+    moved = [dataclasses.replace(r, trial_seed=1) for r in poor]
+    seeds = selection.leave_one_out([*good, *moved], 0)
+    assert seeds == selection.leave_one_out(good, 0), "a seed takes none of another"
+    mixed = [*good[:2], dataclasses.replace(good[2], trial_seed=1)]
+    assert selection.leave_one_out(mixed, 0) is None
     late = [good[0], good[1], run("g2", (0, 2), "good", (0.9, 0.9, 0.7), steps=(0,))]
     assert selection.leave_one_out(late, 0).step == 0, "a step that all have"
     blind = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from jopt.errors import ConfigError
 from jopt.studies.domains._evaluation import evaluator, stacked
 from jopt.studies.environment_runs import run_of
 from jopt.studies.probing._probed_run import open_run
-from jopt.studies.selection import select_step
+from jopt.studies.selection import Run, leave_one_out, select_step
 from jopt.training import environment_presets, presets
 from jopt.training._config_checks import validate
 from jopt.training._environments import environment_oracle
@@ -209,6 +210,10 @@ def test_text_is_judged_by_bits():
     bits = [found[f"eval/env5_{part}_bits"] for part in ("in", "out")]
     assert found["eval/ood/bits_per_byte"] == pytest.approx(np.mean(bits))
     assert 3 < found["eval/bits_per_byte"] < 9
+    # Selection by the loss reads nats of the training environments' held-out parts.
+    record = {"step": 1, **{k.removeprefix("eval/"): x for k, x in found.items()}}
+    chosen = select_step(Run("a", (5,), [record]), "min_val_loss")
+    assert chosen.val == pytest.approx(math.log(2) * found["eval/bits_per_byte"])
 
 
 FAULTS = [
@@ -373,6 +378,38 @@ def test_a_killed_run_ends_where_the_unbroken_one_ends(flags, make_training, tmp
         open_run(tmp_path / "run"),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_runs_that_leave_out_further_environments_are_of_one_group(
+    make_training, tmp_path
+):
+    """Of 16 rows of each training environment, be they two or one."""
+    training = make_training(
+        tmp_path,
+        *("--config=configs/environments.py:erm", *RUN),
+        *("--config.train.steps=4", "--config.eval.every_steps=2"),
+        "--config.model.hidden_dim=4",
+    )
+    flags = {"0": ("2,", 32), "1": ("0,2,", 16), "2": ("2,1,", 16), "x": ("2,1,", 32)}
+    for workdir, (tests, rows) in flags.items():
+        done = training.run(
+            f"--config.data.test_envs={tests}",
+            f"--config.train.batch_size={rows}",
+            workdir=workdir,
+        )
+        assert done.returncode == 0, done.stderr
+    runs = {name: run_of(tmp_path / name) for name in flags}
+    found = leave_one_out([runs[name] for name in "012"], test_env=2)
+    at = {
+        name: next(r for r in run.records if r["step"] == found.step)
+        for name, run in runs.items()
+    }
+    val = (at["1"]["env0_in_acc"] + at["2"]["env1_in_acc"]) / 2
+    assert (found.key, found.val) == ("0", pytest.approx(val))
+    assert found.test == at["0"]["env2_in_acc"]
+    # With other rows of each environment it is another setting.
+    assert leave_one_out([runs[name] for name in "01x"], test_env=2) is None
 
 
 @pytest.mark.slow
