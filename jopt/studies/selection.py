@@ -173,7 +173,8 @@ def leave_one_out(runs: Iterable[Run], test_env: int) -> Selected | None:
     For each group of runs that share `settings` and trial seed: at each step, val is
     the mean over environments e' of `env{e'}_in_acc` of the run with the test
     environments {test_env, e'}, which has not trained on e'; the run without `test_env`
-    alone is reported. A group or a step where one of the runs is missing is passed over.
+    alone is reported. A group or a step where one of the runs is missing is passed
+    over.
 
     >>> def run(key, test_envs, acc):
     ...     record = {f"env{e}_in_acc": acc for e in range(3)}

@@ -54,7 +54,10 @@ class EnvironmentSource:
     def streams(self) -> tuple[data.TrainExamples, ...]:
         """An endless row of each training environment."""
         own = self.config
-        return self.task.streams(own.data.trial_seed, own.seed, self.test_envs)
+        rows = own.train.batch_size // len(self.trained)
+        return self.task.streams(
+            own.data.trial_seed, own.seed, self.test_envs, rows=rows
+        )
 
     @property
     def domain_names(self) -> tuple[str, ...]:

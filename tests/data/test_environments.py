@@ -80,6 +80,17 @@ def test_a_stream_is_a_function_of_seed_and_cursor():
     np.testing.assert_allclose(epoch.sum(0), expected.sum(0), rtol=1e-4)
 
 
+def test_an_environment_smaller_than_its_rows_in_a_batch_is_named():
+    task = load_task("coloured_digits")
+    first, second = (env.source for env in task.envs[:2])
+    small = task.envs[1]._replace(source=Part(second, np.arange(40)))
+    mixed = dataclasses.replace(task, envs=(task.envs[0], small, task.envs[2]))
+    assert len(mixed.streams(0, 5, (2,), rows=32)) == 2
+    with pytest.raises(DataError, match=r"\+80% has 32 examples .* than the 33 rows"):
+        mixed.streams(0, 5, (2,), rows=33)
+    assert mixed.streams(0, 5, (1, 2), rows=first.size * 4 // 5), "it is a test"
+
+
 def test_coloured_digits_have_their_accuracies():
     """The rule "class = colour" scores 1 - noise, the shape 75 %, within 3 sigma."""
     task = load_task("coloured_digits")

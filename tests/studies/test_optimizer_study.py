@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from jopt.__main__ import main
-from jopt.data.environments import load_task, seed_hash
+from jopt.data.environments import Part, load_task, seed_hash
+from jopt.errors import ConfigError
 from jopt.studies.domains import _analyses as analyses
 from jopt.studies.domains._bucket import (
     compiled,
@@ -136,6 +138,16 @@ def test_the_search_is_the_same_for_all_and_grows():
             assert "optim.learning_rate_over_eps" not in trial.settings
             if bucket.algorithm == "irm":
                 assert trial.settings["algorithm.anneal_steps"] < bucket.num_steps
+    tiny = dataclasses.replace(
+        task,
+        envs=tuple(
+            env._replace(source=Part(env.source, np.arange(75))) for env in task.envs
+        ),
+    )
+    with pytest.raises(ConfigError, match=r"\+90% has 60 examples .* the 64 rows"):
+        buckets(Wanted(TASK, "default"), tiny)
+    turned = buckets(Wanted("rotated_digits", "full"), load_task("rotated_digits"))
+    assert {bucket.batch_size for bucket in turned.values()} == {16, 64}, "of 240"
     full = buckets(Wanted(TASK, "full"), task)
     assert sum(len(b.trials) for b in full.values()) == 60 * 2 * len(LEVELS)
     assert {b.batch_size for b in full.values()} == {16, 64, 256}

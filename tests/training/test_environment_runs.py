@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from jopt.data.environments import load_task
-from jopt.errors import ConfigError
+from jopt.errors import ConfigError, DataError
 from jopt.studies.domains._evaluation import evaluator, stacked
 from jopt.studies.environment_runs import run_of
 from jopt.studies.probing._probed_run import open_run
@@ -74,6 +74,13 @@ def test_a_batch_has_equally_many_rows_of_each_environment(plan, source):
     )
     with pytest.raises(ConfigError, match=r"multiples of the 2.*train\.batch_size"):
         source.batch(3, 128)
+
+
+def test_a_batch_takes_no_example_twice(plan):
+    config = plan.config.copy_and_resolve_references()
+    config.train.batch_size = 2 * 481
+    with pytest.raises(DataError, match=r"480 examples .*481 rows.*train\.batch_size"):
+        plan.task.load(config).batch(0)
 
 
 def test_processes_share_the_rows(plan, source):

@@ -129,16 +129,35 @@ class DomainTask:
         )
 
     def streams(
-        self, trial_seed: int, order_seed: int, test_envs: tuple[int, ...]
+        self,
+        trial_seed: int,
+        order_seed: int,
+        test_envs: tuple[int, ...],
+        *,
+        rows: int = 1,
     ) -> tuple[TrainExamples, ...]:
         """An endless shuffled row of the `inside` of each training environment.
 
         Example i of a row is a pure function of (order_seed, i).
+
+        Args:
+            rows: of each environment in a batch.
+
+        Fails: `DataError` that names an environment with fewer examples, which would be
+        in a batch twice.
         """
         parts = self.parts(trial_seed)
+        trained = train_envs(len(self.envs), test_envs)
+        for e in trained:
+            if parts[e].inside.size < rows:
+                raise DataError(
+                    f"environment {self.envs[e].name} has {parts[e].inside.size} "
+                    f"examples to train on, fewer than the {rows} rows of it in a "
+                    "batch; take a smaller batch (in a run train.batch_size, which is "
+                    f"of {len(trained)} environments), or leave the environment out"
+                )
         return tuple(
-            TrainExamples(parts[e].inside, seed_hash(order_seed, e))
-            for e in train_envs(len(self.envs), test_envs)
+            TrainExamples(parts[e].inside, seed_hash(order_seed, e)) for e in trained
         )
 
 

@@ -144,7 +144,9 @@ def orders(
     parts = task.parts(bucket.trial_seed)
 
     def of_lane(seed: int) -> np.ndarray:
-        streams = task.streams(bucket.trial_seed, seed, task.default_test_envs)
+        streams = task.streams(
+            bucket.trial_seed, seed, task.default_test_envs, rows=rows
+        )
         return np.stack(
             [
                 parts[e].inside.index[stream.numbers(begin * rows, steps * rows)]

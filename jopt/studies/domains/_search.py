@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jopt.data.environments import DomainTask
-from jopt.errors import check_choice
+from jopt.errors import ConfigError, DataError, check_choice
 from jopt.studies.domains._bucket import Bucket, Trial
 from jopt.studies.domains._levels import LEVELS, resolved
 from jopt.studies.domains._metrics import METRICS
@@ -26,6 +26,7 @@ class Size(NamedTuple):
     Attributes:
         trials: of each algorithm and optimizer.
         batch_sizes: rows of each training environment; each is a program of its own.
+            Those that an environment of the task is too small for are left out.
         width: of the model.
         num_steps, eval_every: of a trial; None: the task's.
         optimizers: keys of `LEVELS`.
@@ -80,11 +81,12 @@ class Wanted(NamedTuple):
 def buckets(wanted: Wanted, task: DomainTask) -> dict[str, Bucket]:
     """The buckets of a study by name, the same every time.
 
-    Fails: `ConfigError` for an unknown name.
+    Fails: `ConfigError` for an unknown name, and where an environment is smaller than
+    the smallest batch.
     """
     check_choice("size", wanted.size, SIZE_NAMES)
     check_choice("metric", task.metric, METRICS)
-    size = SIZES[task.metric][wanted.size]
+    size = _fitting(SIZES[task.metric][wanted.size], task, wanted.seed)
     optimizers = wanted.optimizers or size.optimizers
     algorithms = wanted.algorithms or ALGORITHMS
     for optimizer in optimizers:
@@ -96,6 +98,18 @@ def buckets(wanted: Wanted, task: DomainTask) -> dict[str, Bucket]:
         for optimizer in optimizers:
             found |= _cell(wanted, size, task, algorithm, optimizer)
     return found
+
+
+def _fitting(size: Size, task: DomainTask, seed: int) -> Size:
+    """The size with those of its batches that every training environment can fill."""
+    least = min(size.batch_sizes)
+    try:
+        task.streams(seed, seed, task.default_test_envs, rows=least)
+    except DataError as error:
+        raise ConfigError(f"{task.name}: {error}") from error
+    parts = task.parts(seed)
+    most = min(parts[e].inside.size for e in task.default_train_envs)
+    return size._replace(batch_sizes=tuple(b for b in size.batch_sizes if b <= most))
 
 
 def _cell(

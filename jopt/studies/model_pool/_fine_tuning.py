@@ -156,7 +156,7 @@ def segments_of_task(
     What a run of a seed trains on does not depend on the model or the rate.
     """
     rows = protocol.batch_size
-    streams = task.streams(seed, seed_hash(seed, "order"), (test_env,))
+    streams = task.streams(seed, seed_hash(seed, "order"), (test_env,), rows=rows)
     step_bytes = 4 * len(streams) * rows * math.prod(task.input_shape)
     for steps in _parts(protocol, max(1, SEGMENT_BYTES // step_bytes)):
         parts = [
