@@ -67,7 +67,7 @@ SIZES = {
     "domainbed:vlcs,irm": (resnet50(5), 5_001, 96),
     "domainbed:office_home,group_dro": (resnet50(65), 5_001, 96),
     "domainbed:terra_incognita,and_mask": (resnet50(10), 5_001, 96),
-    "domainbed:domain_net,coral": (resnet50(345), 15_001, 160),
+    "domainbed:domain_net,coral": (resnet50(345), 5_001, 160),
     "wilds:civilcomments,group_dro": (distilbert(2), 80_000, 16),
     "wilds:amazon,irm": (distilbert(5), 80_000, 48),
 }
