@@ -25,8 +25,8 @@ def fit_temperature(
     halved in on in 40 steps. Fit T on validation examples and divide the logits of any
     split by it; no prediction changes. NaN where a logit that the mask keeps makes no
     distribution, NaN or inf. Warns where T is at an end of the interval, as with labels
-    that logits say nothing about; what is compiled cannot, so give the T that comes out
-    of it to `warn_at_end`.
+    that logits say nothing about; what is compiled cannot warn, so ask `at_end` of the
+    T that comes out of it.
 
     >>> logits = jnp.array([[2.0, 0.0]] * 4)
     >>> T = fit_temperature(logits, jnp.array([0, 0, 0, 1]))  # so that p_0 is 3/4
@@ -53,21 +53,20 @@ def fit_temperature(
     temperature = jnp.exp(-(ends[0] + ends[1]) / 2)
     # NaN is not above 0, so the halving goes on to an end.
     temperature = jnp.where(jnp.isnan(slope(jnp.float32(0))), jnp.nan, temperature)
-    if not isinstance(temperature, jax.core.Tracer):
-        warn_at_end(temperature, stacklevel=3)
+    if not isinstance(temperature, jax.core.Tracer) and at_end(temperature):
+        warnings.warn(
+            f"fit_temperature: T = {float(temperature):.3g} is at the end of "
+            "[e^-5, e^5]; the logits do not order these labels, or all are right",
+            JoptWarning,
+            stacklevel=2,
+        )
     return temperature
 
 
-def warn_at_end(temperature: jax.Array, *, stacklevel: int = 2) -> None:
-    """Warns where a fitted T is at an end of [e^-5, e^5]; not where it is NaN.
+def at_end(temperature: float | jax.Array) -> bool:
+    """Whether a fitted T is at an end of [e^-5, e^5]; NaN is not.
 
-    >>> warn_at_end(jnp.float32(1.8))
+    >>> at_end(1.8), at_end(148.413), at_end(float("nan"))
+    (False, True, False)
     """
-    found = float(temperature)
-    if abs(math.log(found)) > 5 - 1e-4:
-        warnings.warn(
-            f"fit_temperature: T = {found:.3g} is at the end of [e^-5, e^5]; the "
-            "logits do not order these labels, or all are right",
-            JoptWarning,
-            stacklevel=stacklevel,
-        )
+    return abs(math.log(temperature)) > 5 - 1e-4

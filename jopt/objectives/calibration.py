@@ -31,8 +31,8 @@ from jopt.objectives._classification import squared_distance
 from jopt.objectives._cross_entropy import cross_entropy, hits, masked_average
 from jopt.objectives._equal_mass import adaptive_ece as adaptive_ece
 from jopt.objectives._equal_mass import sweep_ece as sweep_ece
+from jopt.objectives._temperature import at_end as at_end
 from jopt.objectives._temperature import fit_temperature as fit_temperature
-from jopt.objectives._temperature import warn_at_end as warn_at_end
 
 # N examples; C classes; K bins.
 

@@ -230,9 +230,14 @@ def test_a_temperature_of_what_is_no_distribution(drawn):
     ruled_out = np.insert(logits, 4, -np.inf, axis=1)
     T = cal.fit_temperature(logits, labels)
     np.testing.assert_allclose(cal.fit_temperature(ruled_out, labels), T, rtol=1e-6)
-    T = jax.jit(cal.fit_temperature)(logits, jnp.asarray(logits.argmin(1)))
-    with pytest.warns(JoptWarning, match="at the end of"):
-        cal.warn_at_end(T)
+
+
+def test_a_compiled_temperature_may_be_asked_whether_it_is_at_the_end(drawn):
+    logits, labels, _ = drawn
+    fit = jax.jit(cal.fit_temperature)
+    worst, best = (jnp.asarray(x) for x in (logits.argmin(1), logits.argmax(1)))
+    assert cal.at_end(fit(logits, worst)) and cal.at_end(fit(logits, best))
+    assert not cal.at_end(fit(logits, labels)) and not cal.at_end(np.nan)
 
 
 def test_one_logit_is_two_classes(drawn):

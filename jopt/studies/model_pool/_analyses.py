@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jopt.studies._numbers import UNKNOWN, interval
+from jopt.objectives.calibration import at_end
+from jopt.studies._numbers import UNKNOWN, interval, number
 from jopt.studies._table_pages import Table
 from jopt.studies.model_pool._results import (
     Result,
@@ -154,7 +155,7 @@ def temperatures(results: Sequence[Result]) -> Table:
         [
             result.model,
             result.optimizer,
-            f"{result.mean('temperature'):.2f}",
+            number(result.mean("temperature"), 2),
             *(spread(result, name) for name in figures),
         ]
         for result in results
@@ -229,8 +230,7 @@ def _finite(results: Sequence[Result]) -> list[Result]:
 
 
 def _at_bound(result: Result) -> bool:
-    logs = np.abs(np.log(result.figures["temperature"]))
-    return bool((logs > 5 - 1e-4).any())
+    return any(at_end(temperature) for temperature in result.figures["temperature"])
 
 
 def _mean(x: np.ndarray) -> str:

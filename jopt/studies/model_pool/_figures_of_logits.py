@@ -16,7 +16,6 @@ from jopt.objectives.calibration import (
     fit_temperature,
     scores,
     signed_gap,
-    warn_at_end,
 )
 from jopt.studies.domains._evaluation import FIGURES, Stack, evaluator
 
@@ -48,13 +47,11 @@ def record_of(step: int, logits_ENC: jax.Array, stack: Stack, test_env: int) -> 
     is fitted to the held-out parts of the training environments, all together;
     `id_ece_scaled` and `ood_ece_scaled` are with it, `ood_ece_oracle` is with a
     temperature that was fitted to the test environment itself. Where logits are not
-    finite, figures are NaN. Warns where `temperature` is at an end of its interval; the
-    oracle's, which is but a bound, may be.
+    finite, figures are NaN.
     """
     found, oracle, scaled = (
         jax.tree.map(np.asarray, x) for x in _figures(logits_ENC, stack, test_env)
     )
-    warn_at_end(found["temperature"])
     environments = {
         f"env{e}_{part}_{name}": float(found[f"{part}_{name}"][e])
         for e in range(len(logits_ENC))
