@@ -11,10 +11,13 @@ published runs are of a vocabulary of 30,522: the parameter count is theirs, but
 256 rows of the embedding are ever read, and the mean over all positions takes the place
 of the first one, since bytes have no token for the whole.
 
-Environments of civilcomments are identity x label, and all are trained on: the figure
-is `eval/worst_accuracy`. Of amazon those 32 users are read that wrote most, and the
-last 8 are the test; the published runs draw from 1,252 (recalled), and no step here
-could hold them all.
+Environments of civilcomments are identity x label: 16 of the published training and
+validation comments, which all are trained on, and 16 of the published test, so that the
+figure is `eval/ood/worst_accuracy`. Of amazon those 24 users of the published training
+split are read that wrote most, and 8 of the test; the figure is
+`eval/ood/accuracy_10th_percentile`. The published runs draw from 1,252 users
+(recalled), and no step here could hold them all. Without `splits/user.csv` the 32 users
+that wrote most are read, and the last 8 by name are the test.
 
 As in WILDS (Koh et al., 2021, arXiv 2012.07421; recalled): AdamW at 1e-5 with decay
 0.01, from published weights, 5 epochs of 16 comments, or 3 of 8 reviews; here 16 rows

@@ -64,22 +64,30 @@ def group_accuracies(groups: Groups) -> jax.Array:
 
 
 def worst_group_accuracy(groups: Groups) -> jax.Array:
-    """The smallest accuracy of a group with examples; NaN without any.
+    """The smallest accuracy of a group with examples; NaN without any, or where one is.
 
     >>> groups = Groups(jnp.array([2.0, 4.0, 0.0]), jnp.array([2.0, 1.0, 0.0]))
     >>> worst_group_accuracy(groups)
     Array(0.25, dtype=float32)
     """
-    return jnp.nanmin(group_accuracies(groups))
+    return _of_known(jnp.nanmin(group_accuracies(groups)), groups)
 
 
 def percentile_accuracy(groups: Groups, percentile: float) -> jax.Array:
     """The percentile of the accuracies of groups with examples, between them linearly.
 
-    10 is that of Amazon in WILDS (Koh et al., 2021, arXiv 2012.07421).
+    NaN as in `worst_group_accuracy`. 10 is that of Amazon in WILDS (Koh et al., 2021,
+    arXiv 2012.07421).
 
     >>> groups = Groups(jnp.array([1.0, 1.0, 0.0]), jnp.array([0.0, 1.0, 0.0]))
     >>> f"{percentile_accuracy(groups, 10):.2f}"
     '0.10'
     """
-    return jnp.nanpercentile(group_accuracies(groups), percentile)
+    found = jnp.nanpercentile(group_accuracies(groups), percentile)
+    return _of_known(found, groups)
+
+
+def _of_known(figure: jax.Array, groups: Groups) -> jax.Array:
+    """NaN where a group's hits are: of a model that diverged nothing is left out."""
+    lost = jnp.any(jnp.isnan(groups.correct) & (groups.examples > 0))
+    return jnp.where(lost, jnp.nan, figure)

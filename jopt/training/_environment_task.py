@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from jopt.data.environments import PARTS, EnvironmentSet, read_set
+from jopt.objectives.groups import (
+    Groups,
+    percentile_accuracy,
+    worst_group_accuracy,
+)
 from jopt.training._environment_keys import asked_of, environments_of
 from jopt.training._environment_source import EnvironmentSource
 from jopt.training._evaluation import by_domain
@@ -23,6 +30,31 @@ FIGURES = {"accuracy": "acc", "ece": "ece", "loss": "nll", "bits_per_byte": "bit
 _UNSEEN = (*FIGURES, "nll")
 
 
+class Judged(NamedTuple):
+    """A figure of the accuracies of test environments.
+
+    Attributes:
+        name: of the result, behind `eval/ood/`.
+        words: in a sentence, behind "OOD".
+        figure: from their sums.
+    """
+
+    name: str
+    words: str
+    figure: Callable[[Groups], jax.Array]
+
+
+# By `EnvironmentSet.over_tests`, but for the mean.
+OVER_TESTS = {
+    "worst": Judged("worst_accuracy", "of the worst", worst_group_accuracy),
+    "percentile_10": Judged(
+        "accuracy_10th_percentile",
+        "at the 10th percentile",
+        functools.partial(percentile_accuracy, percentile=10),
+    ),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnvironmentTask(Task):
     """A task whose sums are those of both parts of every environment.
@@ -33,10 +65,12 @@ class EnvironmentTask(Task):
     Attributes:
         tests: numbers of the environments that are never trained on.
         trained: those of the others.
+        over_tests: as in `EnvironmentSet`.
     """
 
     tests: tuple[int, ...]
     trained: tuple[int, ...]
+    over_tests: str = "mean"
 
     def results(self, totals: Totals) -> Results:
         """ID, OOD and of each part of each environment.
@@ -44,8 +78,10 @@ class EnvironmentTask(Task):
         `eval/accuracy`, `eval/loss` and so on are ID: means over the training
         environments of the part held out, each environment alike; so is
         `eval/worst_accuracy`, of the worst of them. `eval/ood/...` are means over both
-        parts of the test environments. `eval/env{e}_{part}_{figure}` are named as in
-        `jopt.studies.selection`.
+        parts of the test environments; `eval/ood/worst_accuracy` or
+        `eval/ood/accuracy_10th_percentile`, where the set is judged by it, is of their
+        accuracies, each of both parts together. `eval/env{e}_{part}_{figure}` are
+        named as in `jopt.studies.selection`.
         """
         if f"domain_{self.count}" not in totals:
             return super().results(totals)
@@ -62,6 +98,7 @@ class EnvironmentTask(Task):
             counted: sum(own[counted] for own in held_out),
             "eval/worst_accuracy": _smallest([x["eval/accuracy"] for x in held_out]),
             **_unseen(unseen),
+            **self._over_tests(totals),
             **_named(of_part),
         }
 
@@ -72,7 +109,24 @@ class EnvironmentTask(Task):
         if f"eval/env0_{PARTS[0]}_acc" not in results:
             return super().describe(results, split)
         said = f"{results[metric]:.4f} ID {unit}"
-        return said if math.isnan(ood) else f"{said}, {ood:.4f} OOD"
+        said = said if math.isnan(ood) else f"{said}, {ood:.4f} OOD"
+        judged = OVER_TESTS.get(self.over_tests)
+        if judged is None or math.isnan(ood):
+            return said
+        return f"{said}, {results[f'eval/ood/{judged.name}']:.4f} OOD {judged.words}"
+
+    def _over_tests(self, totals: Totals) -> Results:
+        """What the set is judged by beside the mean; none without a test."""
+        judged = OVER_TESTS.get(self.over_tests)
+        if judged is None or not self.tests:
+            return {}
+        counts, correct = (
+            totals[f"domain_{x}"].reshape(-1, len(PARTS)).sum(1)[list(self.tests)]
+            for x in (self.count, "correct")
+        )
+        return {
+            f"eval/ood/{judged.name}": float(judged.figure(Groups(counts, correct)))
+        }
 
 
 def over_environments(task: Task, config: ConfigDict) -> EnvironmentTask:
@@ -87,7 +141,12 @@ def over_environments(task: Task, config: ConfigDict) -> EnvironmentTask:
         task.sums, num_domains=2 * found.num_environments
     )
     fields["load"] = _load
-    return EnvironmentTask(**fields, tests=found.test_envs, trained=found.train_envs)
+    return EnvironmentTask(
+        **fields,
+        tests=found.test_envs,
+        trained=found.train_envs,
+        over_tests=found.over_tests,
+    )
 
 
 def _load(config: ConfigDict) -> EnvironmentSource:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import gzip
 import io
@@ -29,9 +28,7 @@ from jopt.data.environments import (
     read_set,
     rotated,
     seed_hash,
-    wilds_task,
 )
-from jopt.data.environments._wilds import IDENTITIES
 from jopt.errors import ConfigError, DataError
 
 SMALL = ("coloured_digits", "rotated_digits", "corrupted_digits", "genres")
@@ -257,56 +254,6 @@ def test_folders_of_images(tmp_path):
         task.envs[1].source.rows(np.array([0]))
 
 
-def _table(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def test_wilds_on_disk(tmp_path):
-    pytest.importorskip("PIL")
-    rows = [
-        {"patient": 4, "node": 1, "x_coord": n, "y_coord": 7, "tumor": n % 2}
-        | {"center": n // 2}
-        for n in range(4)
-    ]
-    _table(tmp_path / "metadata.csv", rows)
-    slide = "patient_004_node_1"
-    for n in range(4):
-        _image(tmp_path / f"patches/{slide}/patch_{slide}_x_{n}_y_7.png", n)
-    task = wilds_task("camelyon17", tmp_path)
-    assert [env.name for env in task.envs] == ["hospital 0", "hospital 1"]
-    assert everything(task.envs[1])["targets"].tolist() == [0, 1]
-
-    users = [
-        {"reviewerID": user, "reviewText": "fine, sir", "overall": stars}
-        for user, stars in (("ann", 5.0), ("bob", 1.0), ("ann", 3.0))
-    ]
-    _table(tmp_path / "reviews.csv", users)
-    task = wilds_task("amazon", tmp_path, min_examples=2)
-    batch = everything(task.envs[0])
-    assert len(task.envs) == 1
-    assert batch["targets"].tolist() == [4, 2]
-    assert bytes(batch["inputs"][0, :9].astype(np.uint8)) == b"fine, sir"
-
-    none = dict.fromkeys(IDENTITIES, 0)
-    comments = [
-        {"comment_text": "a", "toxicity": 0.9, **none, "male": 1, "white": 0.5},
-        {"comment_text": "b", "toxicity": 0.1, **none, "male": 1},
-        {"comment_text": "c", "toxicity": 0.1, **none},
-    ]
-    _table(tmp_path / "all_data_with_identities.csv", comments)
-    names = [env.name for env in wilds_task("civilcomments", tmp_path).envs]
-    assert names == ["male, not toxic", "male, toxic", "white, toxic"]
-
-    _table(tmp_path / "reviews.csv", [{"reviewerID": "ann"}])
-    with pytest.raises(DataError, match="no column reviewText, overall; found"):
-        wilds_task("amazon", tmp_path)
-    with pytest.raises(DataError, match="download the set with the package wilds"):
-        wilds_task("camelyon17", tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -341,24 +288,6 @@ def test_sets_on_the_disk_of_a_user(tmp_path):
         read_set("office_home", asked)
     with pytest.raises(ConfigError, match=r"name it in data\.root"):
         read_set("vlcs")
-
-    users = [
-        {"reviewerID": user, "reviewText": "fine", "overall": 5.0}
-        for user, count in (("ann", 1), ("bob", 3), ("cid", 2), ("eve", 4))
-        for _ in range(count)
-    ]
-    _table(tmp_path / "reviews.csv", users)
-    asked = Asked(tmp_path, environments=2)
-    task = read_set("amazon", asked)
-    assert [env.name for env in task.envs] == ["bob", "eve"]
-    batch = everything(task.envs[1])
-    assert batch["inputs"].dtype == np.int32 and batch["inputs"].shape == (4, 512)
-    assert environment_set("amazon", asked._replace(environments=8)).test_envs == (6, 7)
-    with pytest.raises(DataError, match=r"amazon has 6 environments .* found 4"):
-        read_set("amazon", asked._replace(environments=6))
-    with pytest.raises(ConfigError, match=r"data\.environments says how many"):
-        environment_set("amazon")
-    assert environment_set("civilcomments")[:4] == (16, (512,), 2, ())
 
 
 def test_unknown_names():

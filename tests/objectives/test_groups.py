@@ -38,6 +38,12 @@ def test_a_masked_nan_is_no_hit_and_no_miss():
     assert (found.examples.tolist(), found.correct.tolist()) == ([1.0], [1.0])
 
 
+def test_a_group_without_hits_that_are_known_is_not_an_empty_one():
+    lost = by_group.Groups(jnp.array([2.0, 2.0, 0.0]), jnp.array([1.0, jnp.nan, 0.0]))
+    assert np.isnan(by_group.worst_group_accuracy(lost))
+    assert np.isnan(by_group.percentile_accuracy(lost, 10))
+
+
 @pytest.mark.filterwarnings("ignore:All-NaN")
 def test_nothing_at_all():
     empty = by_group.Groups(jnp.zeros(3), jnp.zeros(3))

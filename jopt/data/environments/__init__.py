@@ -53,7 +53,8 @@ from jopt.data.environments._types import (
     Parts,
     train_envs,
 )
-from jopt.data.environments._wilds import SCHEMES, wilds_task
+from jopt.data.environments._wilds import wilds_task
+from jopt.data.environments._wilds_schemes import SCHEMES
 
 __all__ = [
     "CHANGES",

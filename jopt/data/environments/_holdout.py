@@ -34,7 +34,24 @@ def holdout(
     >>> len(outside), sorted([*inside, *outside]) == list(range(10))
     (2, True)
     """
-    random = np.random.RandomState(seed_hash(trial_seed, environment))
-    order = random.permutation(size)
+    order = _shuffled(size, trial_seed, environment)
     cut = int(size * fraction)
     return order[cut:], order[:cut]
+
+
+def as_published(
+    held_out_N: np.ndarray, trial_seed: int, environment: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers to train on and held out, as a published split has them, shuffled.
+
+    >>> inside, outside = as_published(np.array([False, True, False]), 0, 1)
+    >>> sorted(inside.tolist()), outside.tolist()
+    ([0, 2], [1])
+    """
+    order = _shuffled(len(held_out_N), trial_seed, environment)
+    return order[~held_out_N[order]], order[held_out_N[order]]
+
+
+def _shuffled(size: int, trial_seed: int, environment: int) -> np.ndarray:
+    random = np.random.RandomState(seed_hash(trial_seed, environment))
+    return random.permutation(size)

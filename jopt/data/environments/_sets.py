@@ -11,7 +11,8 @@ from jopt.data.environments._folders import FOLDER_SETS, SIDE, folders_task
 from jopt.data.environments._genres import VOCABULARY, genres_task
 from jopt.data.environments._tasks import load_task
 from jopt.data.environments._types import DomainTask, train_envs
-from jopt.data.environments._wilds import BYTES, IDENTITIES, SCHEMES, wilds_task
+from jopt.data.environments._wilds import wilds_task
+from jopt.data.environments._wilds_schemes import IDENTITIES, SCHEMES, last_quarter
 from jopt.errors import ConfigError, DataError, check_choice
 
 Folder = str | os.PathLike[str] | None
@@ -46,6 +47,8 @@ class EnvironmentSet(NamedTuple):
         test_envs: never trained on, unless a run names others.
         kind: what is predicted, `classification` or `language_model`.
         load: reads it; fails with `DataError`.
+        over_tests: how accuracies of test environments are put together beside their
+            mean: `mean` for not at all, `worst`, `percentile_10`.
     """
 
     num_environments: int
@@ -54,6 +57,7 @@ class EnvironmentSet(NamedTuple):
     test_envs: tuple[int, ...]
     kind: str
     load: Callable[[], DomainTask]
+    over_tests: str = "mean"
 
     @property
     def train_envs(self) -> tuple[int, ...]:
@@ -134,16 +138,16 @@ def _own_folders(name: str, asked: Asked) -> EnvironmentSet:
     return EnvironmentSet(*known, "classification", lambda: task)
 
 
-def _wilds(
-    count: int, shape: tuple[int, ...], classes: int, tests: tuple[int, ...]
-) -> Callable[[str, Asked], EnvironmentSet]:
-    def described(name: str, asked: Asked) -> EnvironmentSet:
-        def load() -> DomainTask:
-            return wilds_task(name, _root(name, asked))
+def _camelyon17(name: str, asked: Asked) -> EnvironmentSet:
+    """Five hospitals, of which number 2 is the test."""
+    return _wilds(name, 5, (2,), lambda: wilds_task(name, _root(name, asked)))
 
-        return EnvironmentSet(count, shape, classes, tests, "classification", load)
 
-    return described
+def _civilcomments(name: str, asked: Asked) -> EnvironmentSet:
+    """Groups, and again those of the published test, which are the last half."""
+    groups = 2 * len(IDENTITIES)
+    tests = tuple(range(groups, 2 * groups))
+    return _wilds(name, 2 * groups, tests, lambda: wilds_task(name, _root(name, asked)))
 
 
 def _amazon(name: str, asked: Asked) -> EnvironmentSet:
@@ -158,8 +162,22 @@ def _amazon(name: str, asked: Asked) -> EnvironmentSet:
     def load() -> DomainTask:
         return wilds_task(name, _root(name, asked), largest=count)
 
-    tests = tuple(range(count - count // 4, count))
-    return EnvironmentSet(count, (BYTES,), 5, tests, "classification", load)
+    return _wilds(name, count, last_quarter(count), load)
+
+
+def _wilds(
+    name: str, count: int, tests: tuple[int, ...], load: Callable[[], DomainTask]
+) -> EnvironmentSet:
+    scheme = SCHEMES[name]
+    return EnvironmentSet(
+        count,
+        scheme.input_shape,
+        len(scheme.classes),
+        tests,
+        "classification",
+        load,
+        scheme.over_tests,
+    )
 
 
 def _root(name: str, asked: Asked) -> str | os.PathLike[str]:
@@ -184,10 +202,8 @@ ENVIRONMENT_SETS: dict[str, Callable[[str, Asked], EnvironmentSet]] = {
     "genres": _genres,
     **dict.fromkeys(FOLDER_SETS, _published_folders),
     "folders": _own_folders,
-    # Hospital 2 is the test of the published split (recalled). Groups of
-    # civilcomments are all trained on, as there.
-    "camelyon17": _wilds(5, (SCHEMES["camelyon17"].side,) * 2 + (3,), 2, (2,)),
-    "civilcomments": _wilds(2 * len(IDENTITIES), (BYTES,), 2, ()),
+    "camelyon17": _camelyon17,
+    "civilcomments": _civilcomments,
     "amazon": _amazon,
 }
 # These are read from `Asked.root`.

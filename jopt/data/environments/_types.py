@@ -9,7 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from jopt.data._examples import Labelled, TrainExamples
-from jopt.data.environments._holdout import HOLDOUT, holdout, seed_hash
+from jopt.data.environments._holdout import (
+    HOLDOUT,
+    as_published,
+    holdout,
+    seed_hash,
+)
 from jopt.errors import DataError
 
 PARTS = ("in", "out")  # of an environment: trained on unless it is a test; held out
@@ -32,11 +37,14 @@ class Environment(NamedTuple):
         source: its examples; `source.rows(index)` is a batch of any of them.
         numbers: which examples of the set that was dealt these are, int64 (N,); None
             where nothing was dealt.
+        held_out: which ones a published split holds out, bool (N,); None where a fifth
+            of them is drawn.
     """
 
     name: str
     source: Labelled
     numbers: np.ndarray | None = None
+    held_out: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,7 +87,8 @@ class Parts(NamedTuple):
     """The two parts of an environment, without a common example.
 
     Attributes:
-        inside: what a run that does not test here trains on, 80 %.
+        inside: what a run that does not test here trains on, 80 % unless a split is
+            published.
         outside: what is held out.
     """
 
@@ -120,6 +129,9 @@ class DomainTask:
 
     def parts(self, trial_seed: int, *, fraction: float = HOLDOUT) -> tuple[Parts, ...]:
         """Every environment, split once; the same for all methods of a trial seed.
+
+        Where a published split says what is held out, `fraction` has no say and the
+        seed gives the order alone.
 
         Fails: `DataError` for an environment that is too small to be split.
         """
@@ -162,7 +174,11 @@ class DomainTask:
 
 
 def _parts(env: Environment, trial_seed: int, number: int, fraction: float) -> Parts:
-    inside, outside = holdout(env.source.size, trial_seed, number, fraction=fraction)
+    if env.held_out is None:
+        size = env.source.size
+        inside, outside = holdout(size, trial_seed, number, fraction=fraction)
+    else:
+        inside, outside = as_published(env.held_out, trial_seed, number)
     if not len(inside) or not len(outside):
         raise DataError(
             f"environment {env.name} has {env.source.size} examples; at least "

@@ -1,100 +1,25 @@
-"""WILDS sets that are on disk, read from their tables without torch.
-
-Koh et al., 2021, arXiv 2012.07421. Names of files and columns are recalled and were
-compared with no download here; a table without them is an error that says so.
-"""
+"""WILDS sets that are on disk, read from their tables without torch."""
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from jopt.data._examples import Examples
+from jopt.data.environments._cells import Row, read_rows
 from jopt.data.environments._folders import ImageFiles
 from jopt.data.environments._types import DomainTask, Environment
+from jopt.data.environments._wilds_schemes import BYTES, SCHEMES, SPLIT, TEST, Scheme
 from jopt.errors import DataError, check_choice
 
 # N rows; T bytes.
 
-Row = dict[str, str]
-IDENTITIES = (
-    *("male", "female", "LGBTQ", "christian", "muslim", "other_religions"),
-    *("black", "white"),
-)
-BYTES = 512  # of a text, at most
 PADDING = 0
-
-
-class Scheme(NamedTuple):
-    """How a set is laid out.
-
-    Attributes:
-        table: the file with a row for each example.
-        columns: that are read.
-        domain: the environments of a row; one for most.
-        label: its class.
-        classes: names.
-        image: its file, below the root; None for text.
-        text: what is read; None for an image.
-        side: of an image.
-        metric: what papers report on the test.
-    """
-
-    table: str
-    columns: tuple[str, ...]
-    domain: Callable[[Row], Sequence[str]]
-    label: Callable[[Row], int]
-    classes: tuple[str, ...]
-    image: Callable[[Row], str] | None = None
-    text: Callable[[Row], str] | None = None
-    side: int = 96
-    metric: str = "accuracy"
-
-
-def _patch(row: Row) -> str:
-    slide = f"patient_{int(row['patient']):03d}_node_{int(row['node'])}"
-    return f"patches/{slide}/patch_{slide}_x_{row['x_coord']}_y_{row['y_coord']}.png"
-
-
-def _groups(row: Row) -> Sequence[str]:
-    """Identity x label: a comment that names several identities is in several."""
-    kind = "toxic" if float(row["toxicity"]) >= 0.5 else "not toxic"
-    return [f"{name}, {kind}" for name in IDENTITIES if float(row[name] or 0) >= 0.5]
-
-
-SCHEMES = {
-    "camelyon17": Scheme(
-        table="metadata.csv",
-        columns=("patient", "node", "x_coord", "y_coord", "tumor", "center"),
-        domain=lambda row: [f"hospital {row['center']}"],
-        label=lambda row: int(row["tumor"]),
-        classes=("normal", "tumour"),
-        image=_patch,
-    ),
-    "amazon": Scheme(
-        table="reviews.csv",
-        columns=("reviewerID", "reviewText", "overall"),
-        domain=lambda row: [row["reviewerID"]],
-        label=lambda row: round(float(row["overall"])) - 1,
-        classes=("1", "2", "3", "4", "5"),
-        text=lambda row: row["reviewText"],
-        metric="accuracy_10th_percentile",
-    ),
-    "civilcomments": Scheme(
-        table="all_data_with_identities.csv",
-        columns=("comment_text", "toxicity", *IDENTITIES),
-        domain=_groups,
-        label=lambda row: int(float(row["toxicity"]) >= 0.5),
-        classes=("not toxic", "toxic"),
-        text=lambda row: row["comment_text"],
-        metric="worst_group_accuracy",
-    ),
-}
+# The rows of an environment, and whether each is held out.
+Members = Mapping[str, Sequence[tuple[Row, bool | None]]]
 
 
 def wilds_task(
@@ -111,65 +36,107 @@ def wilds_task(
     none. Text is int32 (N, T) bytes, cut and filled up with 0. Fmow, whose regions are
     in a second table, is not here.
 
+    The published splits are taken where the files have them: `split` of `camelyon17`
+    and of `civilcomments` (which must), `splits/user.csv` of `amazon`. What they
+    validate on in an environment is held out there, and environments of their test are
+    last, with names that end in `TEST`. Where they hold nothing out of an environment,
+    as of a test, or all of it, a fifth is drawn as everywhere. Tests: hospital 2; of
+    users the published ones or the last quarter; groups of published test comments.
+
     Args:
         name: a key of `SCHEMES`.
         root: the folder of the set, such as `data/camelyon17_v1.0`.
         min_examples: environments with fewer are left out.
-        largest: of the others only so many, those with most examples, are kept.
+        largest: of the others only so many, those with most examples, are kept; with a
+            published split a quarter of them of the test.
 
-    Fails: `DataError` where the table, one of its columns or all examples are missing.
+    Fails: `DataError` where the table, one of its columns or all examples are missing,
+    and for a cell that cannot be read, with file, line and column.
     """
     check_choice("WILDS set", name, SCHEMES)
     scheme, root = SCHEMES[name], Path(root).expanduser()
-    by_domain: dict[str, list[Row]] = {}
-    for row in _rows(root / scheme.table, scheme.columns):
-        for domain in scheme.domain(row):
-            by_domain.setdefault(domain, []).append(row)
-    kept = {
-        d: rows for d, rows in sorted(by_domain.items()) if len(rows) >= min_examples
-    }
+    members = _members(root, scheme)
+    kept = {n: own for n, own in members.items() if len(own) >= min_examples}
     if not kept:
         raise DataError(
             f"{root / scheme.table} has no environment of {min_examples} examples or "
             "more; lower min_examples"
         )
-    if largest is not None:
-        by_size = sorted(kept, key=lambda domain: -len(kept[domain]))[:largest]
-        kept = {domain: kept[domain] for domain in sorted(by_size)}
-    read = _images if scheme.image else _texts
-    envs = tuple(
-        Environment(domain, read(root, domain, rows, scheme))
-        for domain, rows in kept.items()
-    )
-    shape = (scheme.side, scheme.side, 3) if scheme.image else (BYTES,)
+    names = _named(kept, largest)
     classes = len(scheme.classes)
     return DomainTask(
-        name, envs, shape, classes, metric=scheme.metric, chance=1 / (2 * classes)
+        name,
+        tuple(_environment(root, env, kept[env], scheme) for env in names),
+        scheme.input_shape,
+        classes,
+        default_test_envs=scheme.tests(names),
+        chance=1 / (2 * classes),
     )
 
 
-def _rows(path: Path, columns: Sequence[str]) -> list[Row]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [
-                name for name in columns if name not in (reader.fieldnames or ())
-            ]
-            if missing:
-                raise DataError(
-                    f"{path} has no column {', '.join(missing)}; found "
-                    f"{', '.join(reader.fieldnames or ['none'])}"
-                )
-            return list(reader)
-    except OSError as error:
+def _members(root: Path, scheme: Scheme) -> Members:
+    found: dict[str, list[tuple[Row, bool | None]]] = {}
+    for row in _rows(root, scheme):
+        for place in scheme.places(row):
+            found.setdefault(place.environment, []).append((row, place.held_out))
+    return found
+
+
+def _rows(root: Path, scheme: Scheme) -> Iterator[Row]:
+    rows = read_rows(root / scheme.table, scheme.columns)
+    path = root / scheme.splits if scheme.splits else None
+    if path is None or not path.exists():
+        yield from rows
+        return
+    splits = read_rows(path, (SPLIT,))
+    if len(splits) != len(rows):
         raise DataError(
-            f"cannot read {path}: {error}; download the set with the package wilds and "
-            "name its folder"
-        ) from error
+            f"{path} has {len(splits)} rows; expected one for each of the {len(rows)} "
+            f"of {root / scheme.table}"
+        )
+    for row, split in zip(rows, splits, strict=True):
+        row[SPLIT] = split.text(SPLIT)
+        yield row
+
+
+def _named(members: Members, most: int | None) -> list[str]:
+    """Those of a published test last; of each kind the largest, or all."""
+    tests = [name for name in members if name.endswith(TEST)]
+    others = [name for name in members if not name.endswith(TEST)]
+    if most is not None:
+        of_tests = most // 4 if tests else 0
+        tests = _largest(members, tests, of_tests)
+        others = _largest(members, others, most - of_tests)
+    return [*sorted(others), *sorted(tests)]
+
+
+def _largest(members: Members, names: Sequence[str], most: int) -> list[str]:
+    """Of equals the first by name."""
+    return sorted(sorted(names), key=lambda name: -len(members[name]))[:most]
+
+
+def _environment(
+    root: Path, name: str, members: Sequence[tuple[Row, bool | None]], scheme: Scheme
+) -> Environment:
+    rows = [row for row, _ in members]
+    read = _images if scheme.image else _texts
+    held_N = np.array([bool(held) for _, held in members])
+    published = held_N.any() and not held_N.all()
+    return Environment(
+        name,
+        read(root, name, rows, scheme),
+        held_out=held_N if published else None,
+    )
 
 
 def _labels(rows: Sequence[Row], scheme: Scheme) -> np.ndarray:
-    return np.array([scheme.label(row) for row in rows], np.int32)
+    labels = [scheme.label(row) for row in rows]
+    for row, label in zip(rows, labels, strict=True):
+        if not 0 <= label < len(scheme.classes):
+            raise DataError(
+                f"{row.path}, line {row.line}: class {label} of {len(scheme.classes)}"
+            )
+    return np.array(labels, np.int32)
 
 
 def _images(root: Path, domain: str, rows: Sequence[Row], scheme: Scheme) -> ImageFiles:
