@@ -10,6 +10,7 @@ import pkgutil
 import pytest
 
 import jopt
+import jopt.studies
 import jopt.weights
 
 PUBLIC = (
@@ -18,6 +19,7 @@ PUBLIC = (
     jopt.landscape.curvature,
     jopt.landscape.paths,
     jopt.weights,
+    jopt.studies.statistics,
 )
 MODULES = [
     module.name

@@ -1,5 +1,6 @@
 """Sweeps, comparisons and named studies over training runs."""
 
+from jopt.studies import statistics
 from jopt.studies.sweeps._algorithm_spaces import algorithm_space
 from jopt.studies.sweeps._definition import arm, default_sweep
 from jopt.studies.sweeps._flatness import compare_cost, compare_flatness
@@ -44,5 +45,6 @@ __all__ = [
     "nested",
     "one_minus_log_uniform",
     "sample",
+    "statistics",
     "uniform",
 ]

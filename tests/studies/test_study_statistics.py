@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +81,23 @@ def test_signed_rank_tests_agree_with_scipy_and_know_their_limits():
     assert known.adjusted == known.pvalue, "no other pair is in the family"
     assert [str(t) for t in unknown] == ["not testable (n = 5)"] * 2
     assert statistics.signed_rank_tests([scores[0]] * 2)[0].pvalue == 1.0
+
+
+def test_tests_against_one_method_are_a_smaller_family():
+    scores = np.random.default_rng(2).random((3, 8))
+    (first, second) = statistics.signed_rank_tests(scores, against=1)
+    assert [(t.first, t.second) for t in (first, second)] == [(0, 1), (1, 2)]
+    expected = [stats.wilcoxon(scores[i], scores[i + 1]).pvalue for i in (0, 1)]
+    np.testing.assert_allclose([first.pvalue, second.pvalue], expected)
+    np.testing.assert_allclose(
+        [first.adjusted, second.adjusted], statistics.holm(expected)
+    )
+
+
+def test_the_documented_example_runs():
+    text = (Path(__file__).parents[2] / "docs/ood.md").read_text()
+    (block,) = re.findall(r"```python\n(import numpy.*?)```", text, re.S)
+    exec(block, {})
 
 
 def test_profiles_of_worked_times():

@@ -31,7 +31,6 @@ from jopt.studies.statistics._line_intervals import (
 from jopt.studies.statistics._paired import (
     bootstrap_interval,
     family_pvalues,
-    finite_pair,
     first_at_most,
     holm,
     mean_and_error,
@@ -60,7 +59,6 @@ __all__ = [
     "effective_robustness",
     "expected_best",
     "family_pvalues",
-    "finite_pair",
     "first_at_most",
     "fit_line",
     "fit_probit",

@@ -32,21 +32,6 @@ def mean_and_error(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return mean, error
 
 
-def finite_pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides, with every infinite value (a diverged run) at the worst finite one.
-
-    The worst of both sides together, 0 where no value is finite. This makes a
-    divergence as small a loss as it can be, so `paired_pvalues` does not ask it where
-    the side that diverged is the one to be called better.
-    """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    both = np.concatenate([a, b], axis=-1)
-    finite = np.isfinite(both)
-    worst = np.where(finite, both, -np.inf).max(-1, keepdims=True)
-    worst = np.where(np.isfinite(worst), worst, 0.0)
-    return np.where(np.isfinite(a), a, worst), np.where(np.isfinite(b), b, worst)
-
-
 def paired_pvalues(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """One-sided p-values of "a is smaller than b" over paired seeds: [..., n] -> [...].
 
@@ -62,13 +47,28 @@ def paired_pvalues(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     if n < 2:
         return np.full(a.shape[:-1], np.nan)
     diverged = (~np.isfinite(a) & np.isfinite(b)).any(-1)
-    a, b = finite_pair(a, b)
+    a, b = _finite_pair(a, b)
     difference = a - b
     spread = difference.std(-1, ddof=1)
     # Rounding leaves a spread of about 1e-16 where the differences are equal.
     level = spread <= 1e-12 * np.abs(difference).max(-1)
     t = difference.mean(-1) * np.sqrt(n) / np.where(level, 1.0, spread)
     return np.where(diverged | level, 1.0, stats.t.cdf(t, n - 1))
+
+
+def _finite_pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides, with every infinite value (a diverged run) at the worst finite one.
+
+    The worst of both sides together, 0 where no value is finite. This makes a
+    divergence as small a loss as it can be, so `paired_pvalues` does not ask it where
+    the side that diverged is the one to be called better.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    both = np.concatenate([a, b], axis=-1)
+    finite = np.isfinite(both)
+    worst = np.where(finite, both, -np.inf).max(-1, keepdims=True)
+    worst = np.where(np.isfinite(worst), worst, 0.0)
+    return np.where(np.isfinite(a), a, worst), np.where(np.isfinite(b), b, worst)
 
 
 def holm(pvalues: ArrayLike) -> np.ndarray:
@@ -111,6 +111,10 @@ def family_pvalues(
 
     In the order of `ordered_pairs`. Both directions of a pair are in the family, since
     a table names the better one after the results are seen.
+
+    >>> p, adjusted = family_pvalues([[1.0, 1.1, 1.2], [2.0, 2.2, 2.1]])
+    >>> p.round(4).tolist(), adjusted.round(4).tolist()
+    ([0.0017, 0.9983], [0.0033, 0.9983])
     """
     values = np.asarray(values, np.float64)
     pairs = ordered_pairs(values.shape[-2], against)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from jopt.studies.statistics._paired import holm
+from jopt.studies.statistics._paired import holm, ordered_pairs
 
 # Below this no two-sided p-value of n pairs reaches 0.05: 2 / 2^5 = 0.0625.
 MIN_TASKS = 6
@@ -42,8 +41,13 @@ class SignedRank(NamedTuple):
         return f"p = {self.adjusted:.2g} (Holm, n = {self.tasks})"
 
 
-def signed_rank_tests(scores_KT: ArrayLike) -> list[SignedRank]:
+def signed_rank_tests(
+    scores_KT: ArrayLike, against: int | None = None
+) -> list[SignedRank]:
     """Wilcoxon's signed-rank test of every pair of K methods over T tasks.
+
+    With one method that the others are compared `against`, only the pairs that it is
+    in, and Holm's family is that much smaller.
 
     A score is that of a task, such as a mean over its runs; NaN is a missing one. With
     fewer than six tasks no two-sided p-value can be at most 0.05, and the pair says
@@ -61,7 +65,8 @@ def signed_rank_tests(scores_KT: ArrayLike) -> list[SignedRank]:
     scores = np.asarray(scores_KT, np.float64)
     found = [
         (i, j, *_signed_rank(scores[i], scores[j]))
-        for i, j in itertools.combinations(range(len(scores)), 2)
+        for i, j in ordered_pairs(len(scores), against)
+        if i < j
     ]
     pvalues = np.array([pvalue for *_, pvalue in found])
     adjusted = np.full(len(found), np.nan)
