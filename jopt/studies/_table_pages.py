@@ -61,7 +61,7 @@ class Report(NamedTuple):
     @property
     def text(self) -> str:
         """The introduction and all tables, as Markdown."""
-        return "\n\n".join([self.introduction, *map(_markdown, self.tables)])
+        return "\n\n".join([self.introduction, *map(as_markdown, self.tables)])
 
     def write(self, folder: Path) -> None:
         """`tables/` as CSV, `figures/` where matplotlib is, and `report.html`."""
@@ -89,7 +89,8 @@ class Report(NamedTuple):
         return page(self.title, "".join([*parts, "</main>"]))
 
 
-def _markdown(table: Table) -> str:
+def as_markdown(table: Table) -> str:
+    """Title, note and what is printed of a table."""
     return f"## {table.title}\n\n{table.note}\n\n{markdown_table(*table.printed)}"
 
 

@@ -14,6 +14,7 @@ from scipy import stats
 
 from jopt.reporting import has_matplotlib
 from jopt.studies.compare import main
+from jopt.studies.comparing._comparison import compare
 from jopt.studies.comparing._sides import read_sides
 
 METRIC = "eval/bits_per_byte"
@@ -286,6 +287,15 @@ def test_runs_are_read_where_all_have_spent_as_much(two, flags, budget, step, ca
     out = capsys.readouterr().out
     assert f"At {budget}" in out and f"ddp {step}, palsgd 90" in out
     assert "palsgd is better" in out
+
+
+def test_what_is_drawn_is_what_was_compared(two):
+    """The values at 80 gradients, which the means are of, not those at the ends."""
+    sides = read_sides([Path(folder) for folder in two], METRIC)
+    found = compare(sides, METRIC, at="gradients")
+    for side, row in zip(found.sides, found.rows, strict=True):
+        values = [side.results[seed].value for seed in found.seeds]
+        assert row.mean == pytest.approx(np.mean(values))
 
 
 def test_no_claim_where_rates_go_on_to_decay(two, capsys):

@@ -19,6 +19,7 @@ from jopt.studies.comparing._sides import Result, Side, finished
 
 LEVEL = 0.05  # chance that a comparison claims anything false
 MIN_SEEDS = 3  # two differences say nothing about their own spread
+MIN_IQM = 4  # below, an interquartile mean leaves nothing out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Row:
     """One side over the common seeds; medians are over seeds, infinite: not reached.
 
     `gradients_to_target` and `time_to_target` are what a replica has computed, and what
-    a model says it has taken, by then; `wire_bytes` are those of a step (model).
+    a model says it has taken, by then; `wire_bytes` are those of a step (model). `iqm`
+    is the mean without the lowest and the highest quarter, NaN below four seeds; its
+    bootstrap interval is NaN where a run diverged.
     """
 
     name: str
@@ -41,6 +44,9 @@ class Row:
     gradients_to_target: float
     time_to_target: float
     wire_bytes: float
+    iqm: float
+    iqm_low: float
+    iqm_high: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Comparison:
             pairs, each by its own `budgets`.
         at: where runs were read, in words; empty at their ends.
         share: of communication in a data-parallel step, of the modelled time; or None.
+        sides: those compared, with the values that were.
     """
 
     metric: str
@@ -92,6 +99,7 @@ class Comparison:
     unequal: tuple[str, ...] = ()
     at: str = ""
     share: float | None = None
+    sides: tuple[Side, ...] = ()
 
 
 def compare(
@@ -140,6 +148,7 @@ def compare(
         tuple(unequal_tokens(sides)),
         read.words,
         share,
+        tuple(sides),
     )
 
 
@@ -170,6 +179,7 @@ def _row(
 ) -> Row:
     runs = [side.results[seed] for seed in seeds]
     mean, error = statistics.mean_and_error(values) if len(seeds) else (np.nan, np.nan)
+    iqm = _interquartile_mean(values)
     return Row(
         name=side.name,
         tuning=shown_tuning(side),
@@ -177,28 +187,41 @@ def _row(
         diverged=int(np.isinf(values).sum()),
         mean=float(mean),
         error=float(error),
-        steps_to_target=_median(_reached(run, 0, target) for run in runs),
-        secs_to_target=_median(_reached(run, 1, target) for run in runs),
-        step_secs=_median(run.step_secs for run in runs),
-        gradients_to_target=_median(
-            gradients(run.config, _reached(run, 0, target)) for run in runs
+        steps_to_target=median(reached(run, 0, target) for run in runs),
+        secs_to_target=median(reached(run, 1, target) for run in runs),
+        step_secs=median(run.step_secs for run in runs),
+        gradients_to_target=median(
+            gradients(run.config, reached(run, 0, target)) for run in runs
         ),
         time_to_target=float("nan")
         if share is None
-        else _median(
-            model_time(run.config, _reached(run, 0, target), share) for run in runs
+        else median(
+            model_time(run.config, reached(run, 0, target), share) for run in runs
         ),
-        wire_bytes=_median(run.wire_bytes for run in runs),
+        wire_bytes=median(run.wire_bytes for run in runs),
+        iqm=iqm.value,
+        iqm_low=iqm.low,
+        iqm_high=iqm.high,
     )
 
 
-def _reached(run: Result, place: int, target: float) -> float:
+def _interquartile_mean(values: np.ndarray) -> statistics.Interval:
+    if len(values) < MIN_IQM:
+        return statistics.Interval(np.nan, np.nan, np.nan)
+    if np.isinf(values).any():
+        value = statistics.interquartile_mean(values)
+        return statistics.Interval(value, np.nan, np.nan)
+    return statistics.stratified_interval([values])
+
+
+def reached(run: Result, place: int, target: float) -> float:
     """Step (place 0) or second (place 1) of the first evaluation at the target."""
     values = [point[2] for point in run.curve]
     return statistics.first_at_most(values, [p[place] for p in run.curve], target)
 
 
-def _median(values: Iterable[float]) -> float:
+def median(values: Iterable[float]) -> float:
+    """The median; NaN of nothing."""
     found = list(values)
     return float(np.median(found)) if found else float("nan")
 

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jopt.reporting import save_svg
 from jopt.studies.comparing._comparison import Comparison
-from jopt.studies.comparing._sides import Side
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_PANEL = 3.5  # inches, of the height of a row of further panels
 
 
-def draw(path: Path, found: Comparison, sides: Sequence[Side]) -> None:
-    """Writes an SVG; the best side is at the top of both panels.
+def draw(
+    path: Path, found: Comparison, panels: Sequence[Callable[[Axes], None]] = ()
+) -> None:
+    """Writes an SVG; the best side is at the top of both first panels.
 
     Left: the result of each common seed, with mean and standard error. Right: each
     pair's mean difference with its interval of 95 %, filled where the comparison makes
-    a claim.
+    a claim. Further `panels` follow below, two in a row.
     """
     from matplotlib import pyplot
 
     ranked = sorted(found.rows, key=lambda row: row.mean)
     place = {row.name: -number for number, row in enumerate(ranked)}
-    height = 1.2 + 0.25 * max(len(place), len(found.pairs))
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(11, height), layout="constrained"
+    heights = [1.2 + 0.25 * max(len(place), len(found.pairs))]
+    heights += [_PANEL] * -(-len(panels) // 2)
+    figure, rows = pyplot.subplots(
+        len(heights),
+        2,
+        figsize=(11, sum(heights)),
+        height_ratios=heights,
+        layout="constrained",
+        squeeze=False,
     )
-    for side in sides:
+    left, right, *further = rows.flat
+    for axes in further[len(panels) :]:
+        axes.remove()
+    for axes, panel in zip(further, panels, strict=False):
+        panel(axes)
+    for side in found.sides:
         values = [side.results[seed].value for seed in found.seeds]
         left.plot(values, [place[side.name]] * len(values), "C0.", ms=4, alpha=0.5)
     for row in ranked:

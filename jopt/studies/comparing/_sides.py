@@ -60,12 +60,16 @@ class Side:
         tuning: `trials`, `runs` and `tokens` spent on tuning; None where unknown.
         tuned_on_these: its seeds are those that chose its settings.
         results: by seed.
+        arm, sweep: its arm, and the folder of the sweep that it was read from; None
+            where runs were given by their own folders.
     """
 
     name: str
     tuning: Mapping[str, int] | None
     tuned_on_these: bool
     results: Mapping[int, Result]
+    arm: str = ""
+    sweep: Path | None = None
 
 
 def finished(side: Side) -> list[int]:
@@ -120,6 +124,8 @@ def _sweep_sides(folder: Path, metric: str) -> list[Side]:
                 for job in jobs
                 if job["arm"] == name
             },
+            arm=name,
+            sweep=folder,
         )
         for name, arm in index["arms"].items()
     ]

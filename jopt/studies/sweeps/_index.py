@@ -163,20 +163,32 @@ def result(folder: Path, metric: str) -> float:
     return float(status["result"][metric])
 
 
+def trial_means(
+    folder: Path, index: Mapping[str, Any], metric: str
+) -> dict[str, dict[int, float]]:
+    """By arm and trial the mean of a metric over the tuning seeds.
+
+    Infinite where a run diverged, NaN while one has no result.
+    """
+    values: dict[str, dict[int, list[float]]] = {arm: {} for arm in index["arms"]}
+    for job in index["jobs"]:
+        if job["stage"] == TUNE:
+            value = result(folder / job["id"], metric)
+            values[job["arm"]].setdefault(job["trial"], []).append(value)
+    return {
+        arm: {trial: sum(found) / len(found) for trial, found in trials.items()}
+        for arm, trials in values.items()
+    }
+
+
 def best_trials(folder: Path, index: Mapping[str, Any]) -> dict[str, int]:
     """The trial of each arm with the smallest mean over its tuning seeds.
 
     A diverged run counts as infinite; of equal trials the first is taken.
     """
-    means: dict[str, dict[int, float]] = {arm: {} for arm in index["arms"]}
-    for job in index["jobs"]:
-        if job["stage"] == TUNE:
-            value = result(folder / job["id"], index["metric"])
-            trials = means[job["arm"]]
-            trials[job["trial"]] = trials.get(job["trial"], 0.0) + value
     return {
         arm: min(trials, key=lambda trial: (trials[trial], trial))
-        for arm, trials in means.items()
+        for arm, trials in trial_means(folder, index, index["metric"]).items()
     }
 
 
