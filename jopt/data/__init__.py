@@ -45,6 +45,7 @@ from jopt.data._examples import (
 )
 from jopt.data._image_sets import IMAGE_SETS, ImageSet
 from jopt.data._imagenet import load_imagenet, load_imagenet_corrupted
+from jopt.data._imagenet_shifts import IMAGENET_SHIFTS, Shift, load_imagenet_shift
 from jopt.data._load import load
 from jopt.data._mnist5k import load_mnist5k
 from jopt.data._pixels import Pixels
@@ -53,6 +54,7 @@ from jopt.data._windows import TrainWindows
 __all__ = [
     "AUGMENTATIONS",
     "CORRUPTIONS",
+    "IMAGENET_SHIFTS",
     "IMAGE_SETS",
     "SEVERITIES",
     "Augmentation",
@@ -62,6 +64,7 @@ __all__ = [
     "Examples",
     "ImageSet",
     "Pixels",
+    "Shift",
     "Splits",
     "TrainExamples",
     "TrainWindows",
@@ -75,6 +78,7 @@ __all__ = [
     "load_digits",
     "load_imagenet",
     "load_imagenet_corrupted",
+    "load_imagenet_shift",
     "load_mnist5k",
     "token_count",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jopt.data._cifar import CIFAR_CORRUPTIONS, load_cifar10, load_cifar10_corrupted
@@ -17,6 +19,7 @@ from jopt.data._imagenet import (
     load_imagenet,
     load_imagenet_corrupted,
 )
+from jopt.data._imagenet_shifts import IMAGENET_SHIFTS, Shift, load_imagenet_shift
 from jopt.data._mnist5k import load_mnist5k
 
 Folder = str | os.PathLike[str] | None
@@ -32,6 +35,8 @@ class ImageSet(NamedTuple):
         corruptions: names of its corruptions, each of five severities.
         corrupted: `corrupted(examples, name, severity, seed, tfds_dir) -> Examples`,
             a split corrupted, or a published corrupted test set, whatever the split.
+        shifts: other test sets for its classes, by name
+            `load(class_names, tfds_dir) -> Shift`; fails with `DataError`.
     """
 
     shape: tuple[int, int, int]
@@ -39,6 +44,9 @@ class ImageSet(NamedTuple):
     load: Callable[[Folder, Folder], ExampleSplits]
     corruptions: tuple[str, ...]
     corrupted: Callable[[Any, str, int, int, Folder], Labelled]
+    shifts: Mapping[str, Callable[[Sequence[str], Folder], Shift]] = MappingProxyType(
+        {}
+    )
 
 
 def corrupted_examples(
@@ -93,5 +101,6 @@ IMAGE_SETS = {
         corrupted=lambda _, name, severity, seed, tfds_dir: load_imagenet_corrupted(
             name, severity, tfds_dir
         ),
+        shifts={name: partial(load_imagenet_shift, name) for name in IMAGENET_SHIFTS},
     ),
 }

@@ -56,6 +56,7 @@ class DecodedExamples:
         source: TFDS records with `image` and `label`.
         first, size: which of them.
         view: of an image.
+        targets: of each label of the records; None where a label is its target.
     """
 
     source: Any
@@ -64,6 +65,7 @@ class DecodedExamples:
     class_names: tuple[str, ...] = tuple(map(str, range(1000)))
     domain_names: tuple[str, ...] = ("imagenet2012",)
     view: View = _IMAGENET
+    targets: np.ndarray | None = None
 
     def rows(
         self,
@@ -77,10 +79,14 @@ class DecodedExamples:
         images = images if change is None else change(images)
         return {
             "inputs": self.view.pixels.normed(images),
-            "targets": np.array([label for _, label in records], np.int32),
+            "targets": self._targets([label for _, label in records]),
             "mask": np.ones(len(records), np.float32),
             "domain": np.zeros(len(records), np.int32),
         }
+
+    def _targets(self, labels: list[int]) -> np.ndarray:
+        found = labels if self.targets is None else self.targets[labels]
+        return np.asarray(found, np.int32)
 
     def _record(self, place: int) -> tuple[np.ndarray, int]:
         record = self.source[place]
@@ -92,8 +98,8 @@ def load_imagenet(tfds_dir: Folder = None) -> ExampleSplits[DecodedExamples]:
     """1,271,167 training, 10,000 validation and 50,000 test images, 224 x 224 x 3.
 
     The test images are those published as validation, ours the last of the training
-    images in their prepared order. Classes have numbers for names. A random part of a
-    random size, the usual augmentation, is not offered.
+    images in their prepared order. Names of classes are those of TFDS, WordNet ids. A
+    random part of a random size, the usual augmentation, is not offered.
 
     Args:
         tfds_dir: where TFDS prepared `imagenet2012`, as in `load_cifar10`.
@@ -104,11 +110,17 @@ def load_imagenet(tfds_dir: Folder = None) -> ExampleSplits[DecodedExamples]:
     held_out = min(_VALIDATION, len(train) // 10)
     cut = len(train) - held_out
     test = open_prepared("imagenet2012", "validation", tfds_dir)
+    names = label_names(train)
     return ExampleSplits(
-        DecodedExamples(train, 0, cut),
-        DecodedExamples(train, cut, held_out),
-        DecodedExamples(test, 0, len(test)),
+        DecodedExamples(train, 0, cut, names),
+        DecodedExamples(train, cut, held_out, names),
+        DecodedExamples(test, 0, len(test), names),
     )
+
+
+def label_names(source: Any) -> tuple[str, ...]:
+    """The names of the labels of a prepared set, in their order."""
+    return tuple(source.dataset_info.features["label"].names)
 
 
 def load_imagenet_corrupted(

@@ -207,6 +207,8 @@ def default_config() -> ConfigDict:
                 # Kinds of corrupted images, or "all", in the last evaluation.
                 "corruptions": (),
                 "severities": (1, 2, 3, 4, 5),
+                # Other test sets for the same classes, or "all", in the last one too.
+                "shifts": (),
             },
             # 0: only at the end and when stopped.
             # `keep`: of the newest; `keep_every_steps`: multiples that stay for good.

@@ -47,6 +47,7 @@ _LEFT_ALONE: dict[str, Any] = {
     "data.path": None,
     "eval.stride": None,
     "eval.corruptions": (),
+    "eval.shifts": (),
 }
 
 

@@ -123,3 +123,11 @@ class EnvironmentSource:
         if names:
             raise ConfigError("a run over environments has no corrupted copies")
         return iter(())
+
+    def shifted(
+        self, names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, np.ndarray | None, Iterator[Batch]]]:
+        """None: see `corrupted`."""
+        if names:
+            raise ConfigError("a run over environments has no other test sets")
+        return iter(())

@@ -38,7 +38,7 @@ def totals(
     return added
 
 
-# What is kept of each corrupted copy, and averaged over all of them.
+# What is kept of each corrupted copy and shift; of copies averaged over all.
 CORRUPTED = ("accuracy", "ece", "nll")
 
 
@@ -72,6 +72,27 @@ def corrupted(
             mean = float(np.mean(values[figure]))
             means[f"eval/corrupted/{name}/{figure}"] = mean
     return means | found
+
+
+def shifted(
+    task: Task,
+    sums_among: Callable[[np.ndarray | None], Sums],
+    state: TrainState,
+    shifts: Iterable[tuple[str, np.ndarray | None, Iterable[dict[str, Any]]]],
+    put: Callable[[dict[str, Any]], dict[str, jax.Array]],
+) -> dict[str, float]:
+    """Results on other test sets, as `Source.shifted` gives them.
+
+    `eval/shifted/<name>/<figure>` of each, and `examples` of it. `sums_among(classes)`
+    gives the jitted sums of a model that chooses among these.
+    """
+    found: dict[str, float] = {}
+    for name, classes, batches in shifts:
+        added = totals(sums_among(classes), state, batches, put)
+        results = task.results(added)
+        for figure in (*CORRUPTED, task.count):
+            found[f"eval/shifted/{name}/{figure}"] = results[f"eval/{figure}"]
+    return found
 
 
 def by_domain(added: Totals, names: Sequence[str]) -> dict[str, Totals]:

@@ -22,11 +22,15 @@ def faults(config: ConfigDict) -> Iterator[str]:
         return
     yield from _choices(config)
     yield from shape_faults(config, images.shape, images.num_classes)
-    known = (*images.corruptions, "all")
-    for name in config.eval.corruptions:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            yield f"eval.corruptions has {name!r}; known are {list(known)}{hint}"
+    for key, names in (
+        ("corruptions", images.corruptions),
+        ("shifts", tuple(images.shifts)),
+    ):
+        known = (*names, "all")
+        for name in config.eval[key]:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                yield f"eval.{key} has {name!r}; known are {list(known)}{hint}"
 
 
 def shape_faults(
@@ -93,6 +97,7 @@ def _only_for_images(config: ConfigDict) -> Iterator[str]:
         "objective.loss": (config.objective.loss, "cross_entropy"),
         "objective.label_smoothing": (config.objective.label_smoothing, 0.0),
         "eval.corruptions": (tuple(config.eval.corruptions), ()),
+        "eval.shifts": (tuple(config.eval.shifts), ()),
     }
     for key, (value, default) in plain.items():
         if value != default:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from jopt import models
+from jopt import models, objectives
 from jopt.linalg import default_compute_dtype
 from jopt.optimizers import Optimizer, build, read_table
 from jopt.parallel import (
@@ -176,9 +176,12 @@ class Plan:
     @functools.cached_property
     def sums(self) -> Callable[..., Any]:
         """The jitted evaluation sums of one batch."""
-        return together(
-            jax.jit(self.task.sums(self.model), out_shardings=self._readable)
-        )
+        return self.sums_among(None)
+
+    def sums_among(self, classes: np.ndarray | None) -> Callable[..., Any]:
+        """`sums` of a model that chooses among some classes; None: all of them."""
+        model = objectives.among_classes(self.model, classes)
+        return together(jax.jit(self.task.sums(model), out_shardings=self._readable))
 
     @property
     def _readable(self) -> NamedSharding | None:
@@ -229,11 +232,8 @@ def make_plan(config: ConfigDict) -> Plan:
     grams = grams_of(optimizer, config, model, batch)
     taps = (*watched, *(grams.taps if grams else ()))
 
-    halved = (
-        config.oracle.half_difference
-        or "half_difference" in optimizer.needs
-        or adaptive is not None
-    )
+    halved = config.oracle.half_difference or adaptive is not None
+    halved = halved or "half_difference" in optimizer.needs
     member = sharpness(
         config,
         spectral_views(optimizer.table, model.matrix_specs),

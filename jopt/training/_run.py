@@ -26,7 +26,7 @@ from jopt.reporting import (
 )
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._communication import with_earlier
-from jopt.training._evaluation import corrupted, totals
+from jopt.training._evaluation import corrupted, shifted, totals
 from jopt.training._fallback import report_damage
 from jopt.training._guard import DivergedError, Guard
 from jopt.training._loop import Loop
@@ -221,11 +221,12 @@ def _opening(plan: Plan, folder: RunFolder, first: int) -> str:
 def _evaluate(
     plan: Plan, source: Source, state: TrainState, log: MetricsLog
 ) -> dict[str, Any]:
-    """The final evaluation: all of the validation split once, and corrupted copies."""
+    """The final evaluation: all of the validation split once, copies and shifts."""
     added = totals(plan.sums, state, source.evaluation(whole=True), plan.put)
     result = plan.task.results(added)
     copies = source.corrupted()
     result |= corrupted(plan.task, plan.sums, state, copies, plan.put)
+    result |= shifted(plan.task, plan.sums_among, state, source.shifted(), plan.put)
     step = int(state.step)
     log.write({"step": step, "tokens": plan.seen(state), "final": True, **result})
     return result

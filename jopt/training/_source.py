@@ -53,6 +53,17 @@ class Source(Protocol):
             names: of corruptions, or `all`; `eval.corruptions` by default.
         """
 
+    def shifted(
+        self, names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, np.ndarray | None, Iterator[Batch]]]:
+        """(name, classes, batches) of other test sets for the same classes.
+
+        Targets are places in `classes`, among which a model chooses; None: all.
+
+        Args:
+            names: of shifts, or `all`; `eval.shifts` by default.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
 class TextSource:
@@ -101,6 +112,14 @@ class TextSource:
         """None: only images have corruptions."""
         if names:
             raise ConfigError("only images have corrupted copies, not text")
+        return iter(())
+
+    def shifted(
+        self, names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, np.ndarray | None, Iterator[Batch]]]:
+        """None: only images have other test sets."""
+        if names:
+            raise ConfigError("only images have shifts, not text")
         return iter(())
 
 
@@ -160,6 +179,20 @@ class ExampleSource:
                 size = self.config.eval.batch_size
                 batches = data.example_batches(examples, size, **self.share)
                 yield name, severity, batches
+
+    def shifted(
+        self, names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, np.ndarray | None, Iterator[Batch]]]:
+        """See `Source`."""
+        names = self.config.eval.shifts if names is None else names
+        for name in self.images.shifts if "all" in names else names:
+            check_choice("shift", name, self.images.shifts)
+            found = self.images.shifts[name](
+                self.splits.train.class_names, self.config.data.tfds_dir
+            )
+            size = self.config.eval.batch_size
+            batches = data.example_batches(found.examples, size, **self.share)
+            yield name, found.classes, batches
 
 
 def row_share_of(config: ConfigDict) -> dict[str, Any]:

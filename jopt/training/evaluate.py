@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the result of a run's checkpoint; changes nothing in the folder."""
     args = _parser().parse_args(argv)
     try:
-        print(_evaluate(args.run, args.split, args.step, args.corruptions))
+        print(_evaluate(args))
     except ConfigError as error:
         print_error(error)
         return EXIT_USAGE
@@ -47,15 +47,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help="of images, or 'all'; those of eval.corruptions if absent",
     )
+    parser.add_argument(
+        "--shifts",
+        metavar="NAME,...",
+        help="other test sets, or 'all'; those of eval.shifts if absent",
+    )
     return parser
 
 
-def _evaluate(run: Path, split: str, step: int | None, names: str | None) -> str:
+def _evaluate(args: argparse.Namespace) -> str:
+    run, split, step = args.run, args.split, args.step
     with reopened(run) as (plan, source, checkpoints):
         # These import JAX, for which flags had to be set.
         import jax
 
-        from jopt.training._evaluation import by_domain, corrupted, totals
+        from jopt.training._evaluation import by_domain, corrupted, shifted, totals
 
         step = checkpoints.latest() if step is None else step
         if step not in checkpoints.steps():
@@ -65,11 +71,18 @@ def _evaluate(run: Path, split: str, step: int | None, names: str | None) -> str
     domains = source.domain_names
     sums = jax.jit(plan.task.sums(plan.model, num_domains=len(domains)))
     found = totals(sums, state, source.evaluation(split, whole=True), plan.put)
-    copies = source.corrupted(split, None if names is None else names.split(","))
+    copies = source.corrupted(split, _names(args.corruptions))
     worse = corrupted(plan.task, plan.sums, state, copies, plan.put)
+    shifts = source.shifted(_names(args.shifts))
+    elsewhere = shifted(plan.task, plan.sums_among, state, shifts, plan.put)
     lines = _table(plan.task, split, step, found, by_domain(found, domains))
     severities = plan.config.eval.severities
-    return "\n".join([*lines, *_corrupted_lines(worse, severities)])
+    lines += [*_corrupted_lines(worse, severities), *_shift_lines(elsewhere)]
+    return "\n".join(lines)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else text.split(",")
 
 
 def _table(
@@ -121,3 +134,17 @@ def _corrupted_lines(worse: dict[str, float], severities: Sequence[int]) -> list
             + " ".join(f"{accuracy:.4f}" for accuracy in each)
         )
     return lines
+
+
+def _shift_lines(found: dict[str, float]) -> list[str]:
+    """Accuracy and ECE of each other test set."""
+    if not found:
+        return []
+    prefix = "eval/shifted/"
+    names = dict.fromkeys(key.removeprefix(prefix).split("/")[0] for key in found)
+    return ["other test sets:"] + [
+        f"  {name:18} {found[f'{prefix}{name}/accuracy']:.4f} accuracy, ECE "
+        f"{found[f'{prefix}{name}/ece']:.4f} on "
+        f"{found[f'{prefix}{name}/examples']:,.0f} examples"
+        for name in names
+    ]

@@ -22,10 +22,12 @@ from jopt.data import (
     load_cifar10_corrupted,
     load_imagenet,
     load_imagenet_corrupted,
+    load_imagenet_shift,
     load_mnist5k,
 )
 from jopt.data._corruptions import resampled
-from jopt.data._imagenet import View, middle
+from jopt.data._imagenet import View, label_names, middle
+from jopt.data._imagenet_shifts import _labels
 from jopt.data._mnist5k import MNIST5K
 from jopt.data._packaged import digest, package_splits, stored_pixels
 from jopt.errors import ConfigError, DataError
@@ -90,6 +92,122 @@ def test_imagenet_is_decoded_as_it_is_read():
         batch = TrainExamples(splits.train, 0, Augmentation()).batch(0, 3)
     assert batch["inputs"].shape == (3, 224, 224, 3)
     assert batch["inputs"].dtype == np.float32 and batch["targets"].shape == (3,)
+
+
+def mocked(labels: list[int]):
+    """What `tfds.data_source` gives: TFDS's own metadata, and grey images so labelled.
+
+    An image is as bright as its place; without an image where it is not to be decoded.
+    """
+
+    class Source:
+        decoders = None
+
+        def __init__(self, builder):
+            self.dataset_info = builder.info
+
+        def __len__(self):
+            return len(labels)
+
+        def __getitem__(self, place):
+            record = {"label": labels[place]}
+            if self.decoders is None:
+                record["image"] = np.full((224, 256, 3), place % 256, np.uint8)
+            return record
+
+    return lambda builder, split, **_: Source(builder)
+
+
+@pytest.mark.parametrize("name", ["imagenet_v2", "imagenet_sketch"])
+def test_shifts_of_all_classes(name):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("PIL")
+    with tfds.testing.mock_data(num_examples=20):
+        names = load_imagenet().test.class_names
+        found = load_imagenet_shift(name, names)
+        batch = found.examples.rows(np.arange(6))
+        labels = load_imagenet().test.rows(np.arange(6))["targets"]
+    assert names[:2] == ("n01440764", "n01443537") and len(set(names)) == 1000
+    assert found.classes is None and found.examples.size == 20
+    assert found.examples.domain_names == (name,)
+    assert batch["inputs"].shape == (6, 224, 224, 3)
+    # Random records of TFDS are the same for every set.
+    np.testing.assert_array_equal(batch["targets"], labels)
+
+
+@pytest.mark.parametrize("name", ["imagenet_a", "imagenet_r"])
+def test_shifts_of_two_hundred_classes(name):
+    """Every fifth class from 3 on, backwards, two images of each."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("PIL")
+    labels = [3 + 5 * (199 - place // 2) for place in range(400)]
+    with tfds.testing.mock_data(as_data_source_fn=mocked(labels)):
+        names = load_imagenet().test.class_names
+        found = load_imagenet_shift(name, names)
+        batch = found.examples.rows(np.array([0, 1, 2, 399]))
+        # A training set with another order of classes.
+        turned = load_imagenet_shift(name, names[::-1])
+    assert found.classes.tolist() == list(range(3, 1000, 5))
+    assert batch["targets"].tolist() == [199, 199, 198, 0]
+    assert found.examples.class_names[199] == names[labels[0]]
+    assert batch["inputs"][3].min() == pytest.approx(
+        ((399 % 256) / 255 - 0.485) / 0.229, rel=1e-5
+    )
+    assert turned.classes.tolist() == list(range(1, 1000, 5))
+    turned_names = names[::-1]
+    for place in (0, 7, 399):
+        target = turned.examples.rows(np.array([place]))["targets"][0]
+        assert turned_names[turned.classes[target]] == names[labels[place]]
+
+
+def test_shifts_that_are_not_what_was_published():
+    tfds = pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("PIL")
+    with tfds.testing.mock_data(num_examples=20):
+        names = load_imagenet().test.class_names
+        with pytest.raises(DataError, match="images of 20 classes, and 200 were pub"):
+            load_imagenet_shift("imagenet_a", names)
+        with pytest.raises(DataError, match="has the class 'n01440764', and 1 more"):
+            load_imagenet_shift("imagenet_v2", names[2:])
+        with pytest.raises(ConfigError, match=r"unknown shift 'imagenet_b'.*Known"):
+            load_imagenet_shift("imagenet_b", names)
+
+
+def test_labels_of_a_prepared_set_are_read_without_its_images(tmp_path):
+    """On a set as TFDS writes it, with an image that nobody can decode."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    image = pytest.importorskip("PIL.Image")
+    # It imports TFDS.
+    from jopt.data._local_builder import LocalBuilder, LocalInfo
+
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+
+    class BrokenPictures(LocalBuilder):
+        def _info(self):
+            features = tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(encoding_format="jpeg"),
+                    "label": tfds.features.ClassLabel(names=["n1", "n2", "n3"]),
+                }
+            )
+            return LocalInfo(builder=self, features=features)
+
+        def _split_generators(self, manager):
+            return {"test": self._generate_examples()}
+
+        def _generate_examples(self):
+            whole = image.fromarray(np.zeros((8, 8, 3), np.uint8))
+            for place in range(6):
+                shown = str(tmp_path / "broken.jpg") if place == 5 else whole
+                yield place, {"image": shown, "label": place % 2 * 2}
+
+    builder = BrokenPictures(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    source = builder.as_data_source(split="test")
+    assert label_names(source) == ("n1", "n2", "n3")
+    assert sorted(_labels(source)) == [0, 0, 0, 2, 2, 2]
+    with pytest.raises(Exception, match="image"):
+        [source[place]["image"] for place in range(6)]
 
 
 def test_the_middle_of_an_image():

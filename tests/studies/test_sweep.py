@@ -184,15 +184,15 @@ def test_a_killed_sweep_goes_on_in_two_processes_and_no_job_runs_twice(sweep, ca
     assert re.search(r"bad .* 1 diverged ", out)
     assert "1 seeds are common to all; at least 3 are needed" in out
     assert "better" not in out
-    assert re.search(rf"good +\| +{sum(bits) / 2:.4f} +\| +{min(bits):.4f} \|", out)
-    assert re.search(r"bad +\| +diverged +\| +diverged \|", out)
+    assert re.search(rf"good +\| +{sum(bits) / 2:.4f} +\| +{min(bits):.4f} +\|", out)
+    assert re.search(r"bad +\| +diverged +\| +diverged +\|", out)
 
     # A copy stands for another task.
     shutil.copytree(sweep.folder, sweep.folder.parent / "task")
     folders = [str(sweep.folder), str(sweep.folder.parent / "task")]
     assert main(["compare", *folders]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"good - bad +\| 1.000 +\| not testable \(n = 2\) \|", out)
+    assert re.search(r"good - bad +\| +1\.000 +\| not testable \(n = 2\) \|", out)
     shutil.rmtree(folders[1])
 
     args = ["sweep", f"--config={sweep.config}", f"--workdir={sweep.folder}"]

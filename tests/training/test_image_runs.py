@@ -15,7 +15,7 @@ from jopt.errors import ConfigError
 from jopt.training import presets
 from jopt.training._config import default_config
 from jopt.training._config_checks import validate
-from jopt.training._evaluation import corrupted, totals
+from jopt.training._evaluation import corrupted, shifted, totals
 from jopt.training._plan import make_plan, resolve
 from jopt.training.main import main as train
 from jopt.tree import count
@@ -115,6 +115,7 @@ def test_full_scale_configs_can_be_planned(name, capsys, monkeypatch):
         ("objective.label_smoothing", 1.0, r"it lies in \[0, 1\)"),
         ("data.augment", "mirror", "data.augment is 'mirror'"),
         ("eval.corruptions", ("blurr",), "eval.corruptions has 'blurr'.*blur"),
+        ("eval.shifts", ("imagenet_a",), r"eval\.shifts has 'imagenet_a'; known .*all"),
         ("eval.severities", (0, 1), r"eval\.severities is \(0, 1\)"),
     ],
 )
@@ -169,6 +170,40 @@ def test_corrupted_copies_are_evaluated(plan):
     assert corrupted(plan.task, plan.sums, state, (), plan.put) == {}
 
 
+def test_other_test_sets_are_evaluated(plan):
+    """One with all classes; one of three, among whose logits the model chooses."""
+    source = plan.task.load(plan.config)
+    # A head that is not zero, so that classes differ.
+    state = plan.init()
+    draw = np.random.default_rng(0).normal
+    params = jax.tree.map(lambda x: x + 0.1 * draw(size=x.shape), state.params)
+    state = state._replace(params=params)
+    split, classes = source.splits.test, np.array([7, 2, 4])
+    rows = np.flatnonzero(np.isin(split.targets, classes))
+    batch = split.rows(rows)
+    few = batch | {
+        "targets": np.argsort(classes)[np.searchsorted([2, 4, 7], batch["targets"])]
+    }
+    shifts = [("all", None, [split.rows(np.arange(180))]), ("few", classes, [few])]
+    found = shifted(plan.task, plan.sums_among, state, iter(shifts), plan.put)
+    logits, _, _ = plan.model.apply(
+        state.params, state.model_state, batch, key=None, train=False
+    )
+    masked = np.full(logits.shape, -np.inf)
+    masked[:, classes] = np.asarray(logits, np.float64)[:, classes]
+    p = np.exp(masked) / np.exp(masked).sum(1, keepdims=True)
+    right = p.argmax(1) == batch["targets"]
+    nll = -np.log(p[np.arange(len(p)), batch["targets"]]).mean()
+    assert found["eval/shifted/few/accuracy"] == pytest.approx(right.mean())
+    assert found["eval/shifted/few/nll"] == pytest.approx(nll, rel=1e-5)
+    assert found["eval/shifted/few/examples"] == len(rows) < 180
+    whole = totals(plan.sums, state, [split.rows(np.arange(180))], plan.put)
+    expected = plan.task.results(whole)
+    for figure in ("accuracy", "ece", "nll"):
+        assert found[f"eval/shifted/all/{figure}"] == expected[f"eval/{figure}"]
+    assert (np.asarray(logits).argmax(1) == batch["targets"]).mean() != right.mean()
+
+
 def test_the_squared_loss_is_what_is_evaluated(plan):
     config = plan.config.copy_and_resolve_references()
     config.objective.loss = "squared"
@@ -182,7 +217,9 @@ def test_the_squared_loss_is_what_is_evaluated(plan):
 
 
 @pytest.mark.slow
-def test_a_run_reports_calibration_and_corruptions(make_training, tmp_path, capsys):
+def test_a_run_reports_calibration_and_corruptions(
+    make_training, tmp_path, capsys, monkeypatch
+):
     """From training to `evaluate`, with a state of BatchNorm in the checkpoint."""
     training = make_training(
         tmp_path,
@@ -211,3 +248,15 @@ def test_a_run_reports_calibration_and_corruptions(make_training, tmp_path, caps
     assert "\n  contrast" in capsys.readouterr().out
     assert main(["evaluate", run, "--corruptions=contrsat"]) == 2
     assert "did you mean 'contrast'" in capsys.readouterr().err
+    # A shift that is none.
+    digits = data.IMAGE_SETS["digits"]
+    same = data.Shift(data.load_digits(tmp_path).test, None)
+    shifts = {"the_same": lambda names, tfds_dir: same}
+    monkeypatch.setitem(data.IMAGE_SETS, "digits", digits._replace(shifts=shifts))
+    assert main(["evaluate", run, "--split=test", "--shifts=all"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    accuracy = lines[0].split()[2]
+    assert lines[-1].split()[:3] == ["the_same", accuracy, "accuracy,"]
+    assert lines[-1].endswith(" on 180 examples")
+    assert main(["evaluate", run, "--shifts=the_smae"]) == 2
+    assert "did you mean 'the_same'" in capsys.readouterr().err
