@@ -239,6 +239,30 @@ def test_streaming_in_one_fragment_is_diloco_and_with_mix_1_nobody_hears():
     assert gap(found, want) < 1e-6
 
 
+def test_buffers_that_are_not_finite_cost_one_fragment_and_not_the_round():
+    """What is sound of them stays until the last fragment brings their means."""
+    made = {"num_replicas": 2, "period": 6, "fragments": 3, "mode": "vmap"}
+    local = jopt.streaming_diloco(optax.sgd(0.1), delay=0, mix=0.0, **made)
+
+    def with_statistics(params, seen, x):
+        return loss(params, x), 0.5 * seen + 0.5 * x
+
+    params, state = local.init(LAYERS, jnp.full(2, 8.0))
+    step = jax.jit(partial(local.step, with_statistics))
+    dropped = []
+    for t in range(6):
+        x = jnp.ones((2, 2)).at[1, 0].set(jnp.nan if t == 0 else 1.0)
+        params, state, _ = step(params, state, x)
+        dropped.append(float(state.metrics["dropped"]))
+        if t == 1:
+            # (8 + 1) / 2 + 1, halved; what was NaN began again from 0.
+            assert state.buffers.tolist() == [[2.75, 2.75], [0.0, 2.75]]
+    assert dropped == [0, 1, 1, 0, 0, 0]  # sent after 2, 4 and 6 steps
+    own, spoilt = 1 + 7 / 2**6, 1 - 1 / 2**4
+    want = [(own + spoilt) / 2, own]
+    np.testing.assert_allclose(state.buffers, [want, want], rtol=1e-6)
+
+
 def test_eager_with_one_replica_is_diloco_and_else_its_formula():
     made = {"period": 2, "mode": "vmap", "exchange": eager_exchange()}
     plain = {"period": 2, "mode": "vmap"}

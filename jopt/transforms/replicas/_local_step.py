@@ -242,10 +242,21 @@ def mean_buffers(
         if keep is None:
             return block.copies(mean, leaf)
         # With nobody left each keeps what is sound of its own.
-        own = jnp.where(jnp.isfinite(leaf), leaf, 0)
+        own = sound_entries(leaf)
         return jnp.where(count > 0, block.copies(mean, leaf), own)
 
     return jax.tree.map(one, buffers)
+
+
+def sound_entries(leaf: jax.Array) -> jax.Array:
+    """A leaf with zeros in place of NaN and infinity.
+
+    >>> sound_entries(jnp.array([1.0, jnp.nan])).tolist()
+    [1.0, 0.0]
+    """
+    if not is_inexact(leaf):
+        return leaf
+    return jnp.where(jnp.isfinite(leaf), leaf, 0)
 
 
 def check_batch(batch: PyTree, count: int) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jopt.transforms.replicas._exchange import Meeting, per_replica
+from jopt.transforms.replicas._exchange import Meeting, Met, per_replica
 from jopt.transforms.replicas._local_step import mean_buffers
 from jopt.transforms.replicas._outer_shards import Shards, mean_part
 from jopt.transforms.replicas._places import (
@@ -20,12 +20,13 @@ from jopt.transforms.replicas._places import (
 )
 from jopt.transforms.replicas._pseudo_sync import known
 from jopt.transforms.replicas._settings import Settings
+from jopt.transforms.replicas._soundness import begin_again, sound
 from jopt.transforms.replicas._state import (
     LocalUpdatesState,
     learning_rate_at,
     specs,
 )
-from jopt.tree import PyTree, all_finite, global_norm
+from jopt.tree import PyTree, global_norm
 
 Both = tuple[PyTree, LocalUpdatesState]
 
@@ -41,71 +42,37 @@ def send(
     Replicas go on from where they are, but for those that are not finite: they begin
     again from the anchor, with a new inner state.
     """
-
-    def body(block: Block, params: PyTree, state: LocalUpdatesState) -> Both:
-        fragments = settings.fragments_of(state.anchor)
-        keep = _sound(settings, block, params, state.buffers)
-        # The mean of replicas themselves is exact: they move from 0.
-        origin = state.anchor
-        if settings.averages:
-            origin = jax.tree.map(jnp.zeros_like, origin)
-        moves = _moves(params, origin)
-        part = fragments.part(state.anchor, fragment)
-        met = settings.exchange.meet(
-            block,
-            Meeting(
-                fragments.part(moves, fragment),
-                keep,
-                part,
-                state.memory,
-                state.key,
-                jnp.ravel(state.metrics["rounds"])[0].astype(jnp.int32),
-            ),
-        )
-        gradient = met.gradient
-        if settings.averages:
-            after = jax.tree.map(lambda g: 0 - g, gradient)  # 0 stays +0
-            outer_state = state.outer_state[fragment]
-            gradient = jax.tree.map(jnp.subtract, part, after)
-        else:
-            outer = _Outer(settings, state.outer_state[fragment], part)
-            rate = learning_rate_at(settings, state.count - 1)
-            after, outer_state = outer.step(gradient, rate)
-        some = met.kept > 0
-        # With nobody left there is no step: momentum and anchor stay.
-        after, outer_state = jax.tree.map(
-            lambda new, old: jnp.where(_flags(settings, some, new), new, old),
-            (after, outer_state),
-            (part, state.outer_state[fragment]),
-        )
-        anchor = with_trained(state.anchor, after)
-        dropped = block.replicas - met.kept
-        if settings.exchange.own_anchors:
-            dropped = 1 - keep.astype(jnp.float32)
-        metrics = {
-            "rounds": state.metrics["rounds"] + (fragment == fragments.number - 1),
-            "dropped": dropped,
-            "dropped_total": state.metrics["dropped_total"] + dropped,
-            "outer_gradient_norm": _norm(settings, gradient),
-        }
-        after = state._replace(
-            synced=state.synced.at[fragment].set(state.count),
-            anchor=anchor,
-            outer_state=_with(state.outer_state, fragment, outer_state),
-            memory=met.memory,
-            metrics=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics),
-        )
-        if fragment == fragments.number - 1:
-            params, after = _carry(block, params, after, keep)
-        if settings.drop_nonfinite:
-            params, after = _begin_again(settings, block, keep, params, after)
-        return params, after
-
+    body = partial(_body, settings, fragment)
     if settings.shard_outer:
         body = partial(_body_of_shards, settings, settings.shards(state))
     where = specs(settings, state)
     run = settings.places.run(body, (OWN, where), (OWN, where))
     return run(replica_params, state)
+
+
+def _body(
+    settings: Settings,
+    fragment: int,
+    block: Block,
+    params: PyTree,
+    state: LocalUpdatesState,
+) -> Both:
+    """The whole of a sync where each device has all of its anchor."""
+    keep = sound(settings, block, params, state.buffers)
+    met = _meet(settings, fragment, block, params, state, keep)
+    anchor, outer_state, gradient = _outer_step(settings, fragment, state, met)
+    last = fragment == settings.rounds.fragments - 1
+    dropped = block.replicas - met.kept
+    if settings.exchange.own_anchors:
+        dropped = 1 - keep.astype(jnp.float32)
+    after = state._replace(
+        synced=state.synced.at[fragment].set(state.count),
+        anchor=with_trained(state.anchor, anchor),
+        outer_state=_with(state.outer_state, fragment, outer_state),
+        memory=met.memory,
+        metrics=_metrics(state, last, dropped, _norm(settings, gradient)),
+    )
+    return _go_on(settings, block, keep, params, after, last=last)
 
 
 def _body_of_shards(
@@ -116,7 +83,7 @@ def _body_of_shards(
     state: LocalUpdatesState,
 ) -> Both:
     """The whole of a sync where each device has a part of anchor and outer state."""
-    keep = _sound(settings, block, params, state.buffers)
+    keep = sound(settings, block, params, state.buffers)
     mean, kept = mean_part(shards, block, params, state.anchor, keep)
     gradient = jax.tree.map(jnp.subtract, state.anchor, mean)
     new = (mean, state.outer_state[0])
@@ -127,22 +94,93 @@ def _body_of_shards(
     part, outer_state = jax.tree.map(partial(jnp.where, kept > 0), new, old)
     anchor = shards.whole(block, part)
     params = with_trained(params, jax.tree.map(block.copies, anchor, trained(params)))
-    dropped = block.replicas - kept
     after = state._replace(
         synced=jnp.broadcast_to(state.count, state.synced.shape),
         anchor=anchor,
         outer_state=(outer_state,),
-        metrics={
-            "rounds": state.metrics["rounds"] + 1,
-            "dropped": dropped,
-            "dropped_total": state.metrics["dropped_total"] + dropped,
-            "outer_gradient_norm": shards.norm(block, gradient).astype(jnp.float32),
-        },
+        metrics=_metrics(
+            state, True, block.replicas - kept, shards.norm(block, gradient)
+        ),
     )
-    params, after = _carry(block, params, after, keep)
-    if settings.drop_nonfinite:
-        params, after = _begin_again(settings, block, keep, params, after)
+    params, after = _go_on(settings, block, keep, params, after, last=True)
     return params, after._replace(anchor=part)
+
+
+def _meet(
+    settings: Settings,
+    fragment: int,
+    block: Block,
+    params: PyTree,
+    state: LocalUpdatesState,
+    keep: jax.Array,
+) -> Met:
+    """The moves of a fragment are exchanged."""
+    origin = state.anchor
+    if settings.averages:
+        # The mean of replicas themselves is exact: they move from 0.
+        origin = jax.tree.map(jnp.zeros_like, origin)
+    fragments = settings.fragments_of(state.anchor)
+    meeting = Meeting(
+        fragments.part(_moves(params, origin), fragment),
+        keep,
+        fragments.part(state.anchor, fragment),
+        state.memory,
+        state.key,
+        jnp.ravel(state.metrics["rounds"])[0].astype(jnp.int32),
+    )
+    return settings.exchange.meet(block, meeting)
+
+
+def _outer_step(
+    settings: Settings, fragment: int, state: LocalUpdatesState, met: Met
+) -> tuple[PyTree, Any, PyTree]:
+    """The new anchor of a fragment, its outer state, and the outer gradient."""
+    before = settings.fragments_of(state.anchor).part(state.anchor, fragment)
+    old = (before, state.outer_state[fragment])
+    gradient = met.gradient
+    if settings.averages:
+        mean = jax.tree.map(lambda g: 0 - g, gradient)  # 0 stays +0
+        gradient = jax.tree.map(jnp.subtract, before, mean)
+        new = (mean, old[1])
+    else:
+        outer = _Outer(settings, old[1], before)
+        new = outer.step(gradient, learning_rate_at(settings, state.count - 1))
+    some = met.kept > 0
+    # With nobody left there is no step: momentum and anchor stay.
+    anchor, outer_state = jax.tree.map(
+        lambda n, o: jnp.where(_flags(settings, some, n), n, o), new, old
+    )
+    return anchor, outer_state, gradient
+
+
+def _metrics(
+    before: LocalUpdatesState, last: bool, dropped: jax.Array, norm: jax.Array
+) -> dict[str, jax.Array]:
+    """A round is over with its last fragment."""
+    metrics = {
+        "rounds": before.metrics["rounds"] + last,
+        "dropped": dropped,
+        "dropped_total": before.metrics["dropped_total"] + dropped,
+        "outer_gradient_norm": norm,
+    }
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
+
+
+def _go_on(
+    settings: Settings,
+    block: Block,
+    keep: jax.Array,
+    params: PyTree,
+    state: LocalUpdatesState,
+    *,
+    last: bool,
+) -> Both:
+    """Who begins again, and what is not trained, which goes with the last fragment."""
+    if last:
+        params, state = _carry(block, params, state, keep)
+    if settings.drop_nonfinite:
+        params, state = begin_again(settings, keep, params, state)
+    return params, state
 
 
 def receive(
@@ -208,44 +246,6 @@ def _moves(params: PyTree, anchor: PyTree) -> PyTree:
         return a - w.astype(a.dtype)  # (K, ...) from either (...) or (K, ...)
 
     return jax.tree.map(move, trained(params), anchor)
-
-
-def _sound(
-    settings: Settings, block: Block, params: PyTree, buffers: PyTree
-) -> jax.Array:
-    """bool (K,): the replicas without NaN and infinity."""
-    if not settings.drop_nonfinite or not jax.tree.leaves(params):
-        return jnp.ones(block.size, bool)
-    return jax.vmap(lambda *trees: all_finite(trees))(trained(params), buffers)
-
-
-def _begin_again(
-    settings: Settings,
-    block: Block,
-    keep: jax.Array,
-    params: PyTree,
-    state: LocalUpdatesState,
-) -> Both:
-    """Replicas that were dropped: the anchor everywhere, and a new inner state.
-
-    Otherwise moments that are not finite would have the replica dropped for ever.
-    """
-    anchor = state.anchor
-
-    def reset(w: jax.Array, a: jax.Array) -> jax.Array:
-        a = a if settings.exchange.own_anchors else jnp.broadcast_to(a, w.shape)
-        return jnp.where(per_replica(keep, w), w, a.astype(w.dtype))
-
-    params = with_trained(params, jax.tree.map(reset, trained(params), anchor))
-    if not jax.tree.leaves(params):
-        return params, state
-    new = jax.vmap(settings.inner_init)(params)
-    return params, state._replace(inner_state=_choose(keep, state.inner_state, new))
-
-
-def _choose(keep: jax.Array, old: PyTree, new: PyTree) -> PyTree:
-    """Leaves (K, ...) of `old` where a replica is kept, of `new` where it is not."""
-    return jax.tree.map(lambda o, n: jnp.where(per_replica(keep, o), o, n), old, new)
 
 
 def _carry(
