@@ -289,6 +289,32 @@ def test_eager_with_one_replica_is_diloco_and_else_its_formula():
     assert float(jnp.ptp(done["w"], axis=0).max()) == 0  # a blocking mean ends it
 
 
+def test_eager_updates_lose_no_mean_to_replicas_that_are_dropped():
+    """What a replica was ahead is taken back, and a mean waits for its outer step."""
+    exchange, block = eager_exchange(), Block(R, R, None, False)
+    memory = exchange.init(Places(R, "vmap", None), jnp.zeros(4))
+    meet = jax.jit(
+        lambda moves, keep, memory: exchange.meet(
+            block,
+            Meeting(moves, keep, jnp.zeros((R, 4)), memory, jnp.zeros(2), jnp.array(0)),
+        )
+    )
+    rng = np.random.default_rng(6)
+    everyone, nobody = [True] * R, [False] * R
+    keeps = [everyone, [True, False, True], nobody, [False, True, True], everyone]
+    taken, means = np.zeros((R, 4)), np.zeros(4)
+    for number, keep in enumerate([*keeps, everyone]):
+        moves = rng.normal(size=(R, 4)).astype(np.float32)
+        moves *= number < len(keeps)  # the last one only waits
+        met = meet(moves, jnp.array(keep), memory)
+        memory = met.memory
+        assert met.kept.tolist() == [sum(keep)] * R
+        if any(keep):
+            taken += np.asarray(met.gradient)
+            means += moves[np.array(keep)].mean(axis=0)
+    np.testing.assert_allclose(taken, np.broadcast_to(means, (R, 4)), atol=1e-6)
+
+
 def test_pairings_are_rounds_of_a_tournament():
     for replicas in (2, 4, 5, 8):
         rounds = pairings(replicas)

@@ -52,6 +52,8 @@ def eager_exchange() -> Exchange:
         moves = jax.tree.map(lambda x: zero_unless(meeting.keep, x), meeting.moves)
         kept = count_kept(block, meeting.keep)
         mean = mean_of(block, moves, meeting.keep, kept)
+        # What a replica was ahead by its own move is what it takes back, whoever was
+        # dropped meanwhile: over two rounds nothing but the mean is left.
         share = 1 / block.replicas
         # In this order nothing is left of the last round with one replica.
         gradient = jax.tree.map(
@@ -62,7 +64,12 @@ def eager_exchange() -> Exchange:
             before.mean,
             before.own,
         )
-        counted = jnp.broadcast_to(kept, (block.size,))
-        return Met(gradient, EagerMemory(moves, mean), counted)
+        # With nobody left there is no step, and what is pending is for the next one.
+        memory = jax.tree.map(
+            lambda new, old: jnp.where(kept > 0, new, old),
+            EagerMemory(moves, mean),
+            before,
+        )
+        return Met(gradient, memory, jnp.broadcast_to(kept, (block.size,)))
 
     return Exchange("eager", True, init, EagerMemory(OWN, COMMON), meet)
