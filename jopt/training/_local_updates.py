@@ -252,7 +252,7 @@ def made(
         **where,
     }
     if method is METHODS["noloco"] or method is METHODS["palsgd"]:
-        # Not the key that parameters are drawn from.
+        # Not the key that parameters are drawn from; two words are threefry's.
         options["key"] = np.array([0xC0145, seed % 2**32], np.uint32)
     if method is METHODS["palsgd"]:
         # The rate outside is the schedule alone.

@@ -209,6 +209,16 @@ def test_rates_of_the_rules_stay_apart_under_a_rate_outside():
     assert gap(end, plain.model_of(train(plain)[0]).params) < 1e-6
 
 
+def test_coins_of_a_run_do_not_depend_on_the_default_kind_of_keys():
+    told = []
+    for kind in ("threefry2x32", "rbg"):
+        with jax.default_prng_impl(kind):
+            plan = make_plan(resolve(small("palsgd", probability=0.5)))
+            local = plan.replicas.local
+            told.append(local.coins(plan.init().opt_state).tolist())
+    assert told[0] == told[1]
+
+
 FAULTS = {
     "did you mean 'diloco'": {"local_updates.name": "dilco"},
     "local_updates.alpha is 1.0, which 'diloco' does not": {"local_updates.alpha": 1.0},

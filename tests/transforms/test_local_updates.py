@@ -23,6 +23,7 @@ from jopt.transforms import (
     int4,
     local_updates,
 )
+from jopt.transforms.replicas._pseudo_sync import coin
 
 R = 4
 SLOW = pytest.mark.slow
@@ -226,6 +227,31 @@ def test_shared_coins_and_what_the_caller_learns_of_them():
             for t in range(8)
         ]
         np.testing.assert_array_equal(seen, np.asarray(told, np.float32))
+
+
+@pytest.mark.parametrize("kind", ["rbg", "threefry2x32"])
+@pytest.mark.parametrize("default", ["rbg", "threefry2x32"])
+def test_coins_of_a_key_of_any_kind_are_a_function_of_key_step_and_replica(
+    kind, default
+):
+    """Of each alone as of all together, for which keys of rbg draw otherwise."""
+    key = jax.random.key(3, impl=kind)
+    made = {"num_replicas": 8, "period": 4, "probability": 0.5, "strength": 0.1}
+    with jax.default_prng_impl(default):
+        local = jopt.palsgd(ADAM, 0.05, key=key, mode="vmap", **made)
+        _, state = local.init(jnp.ones(2))
+        told = local.coins(state)
+        alone = [coin(state.key, state.count, jnp.int32(r), 0.5) for r in range(8)]
+        assert told.tolist() == [bool(c) for c in alone]
+        assert 0 < sum(told.tolist()) < 8
+        pairs = jopt.noloco(ADAM, num_replicas=2, period=1, key=key, mode="vmap")
+        params, state = pairs.init(jnp.ones(2))
+        jax.eval_shape(pairs.sync, params, state)
+        raw = jopt.palsgd(
+            ADAM, 0.05, key=np.array([0, 3], np.uint32), mode="vmap", **made
+        )
+        if kind == "threefry2x32":  # whose raw data are these two words
+            assert raw.coins(raw.init(jnp.ones(2))[1]).tolist() == told.tolist()
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ class Meeting(NamedTuple):
         keep: bool (K,), the replicas that count.
         anchor: where the round began; (K, ...) where each has its own.
         memory: of the exchange.
-        key: raw key data.
+        key: data of a threefry key, uint32 (2,).
         number: int32, rounds before this one.
     """
 

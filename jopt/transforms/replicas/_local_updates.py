@@ -84,7 +84,8 @@ def local_updates(
         shard_outer: each device of the `replica` axis keeps a part of anchor and outer
             state, along the first axis that divides; `outer` must act entry by entry.
             The all-reduce becomes a reduce-scatter and an all-gather of as many bytes.
-        key: `jax.random.key(seed)`, for coins and pairings.
+        key: `jax.random.key(seed)`, for coins and pairings; of any kind, drawn from by
+            threefry.
         mesh: with an axis `replica`, outermost, that divides R. None is one of as many
             of all devices as divide R.
         mode: `shard_map`: replicas of different devices branch apart, those of one

@@ -10,6 +10,7 @@ import numpy as np
 
 from jopt.errors import ConfigError
 from jopt.transforms.replicas._exchange import Exchange, Meeting, Met, zero_unless
+from jopt.transforms.replicas._keys import key_of
 from jopt.transforms.replicas._places import COMMON, Block
 from jopt.tree import PyTree, size_bytes
 
@@ -41,7 +42,7 @@ def pair_exchange(consensus: jax.typing.ArrayLike) -> Exchange:
 
     def meet(block: Block, meeting: Meeting) -> Met:
         choices = pairings(block.replicas)
-        key = jax.random.fold_in(jax.random.wrap_key_data(meeting.key), meeting.number)
+        key = jax.random.fold_in(key_of(meeting.key), meeting.number)
         turn = jax.random.randint(key, (), 0, len(choices))
         moves = jax.tree.map(lambda x: zero_unless(meeting.keep, x), meeting.moves)
         own = (moves, meeting.anchor, meeting.keep.astype(jnp.float32))

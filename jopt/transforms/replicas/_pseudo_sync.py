@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jopt.errors import ConfigError, JoptWarning
+from jopt.transforms.replicas._keys import key_of
 from jopt.tree import PyTree, map_named
 
 Scalar = jax.typing.ArrayLike
@@ -153,7 +154,7 @@ def coin(
     """Whether the replica pulls at this step; a function of these four alone.
 
     Args:
-        key: raw key data, uint32.
+        key: data of a threefry key, uint32 (2,).
         count: steps taken so far.
         number: of the replica; None for a coin that all share.
 
@@ -161,7 +162,7 @@ def coin(
     >>> [bool(coin(data, jnp.array(t), None, 0.5)) for t in range(4)]
     [False, True, False, True]
     """
-    own = jax.random.fold_in(jax.random.wrap_key_data(key), count)
+    own = jax.random.fold_in(key_of(key), count)
     if number is not None:
         own = jax.random.fold_in(own, number)
     return jax.random.bernoulli(own, probability)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jopt.transforms.replicas._exchange import Exchange
@@ -56,11 +55,3 @@ class Settings(NamedTuple):
         """How anchor and outer state are cut, from whole or global arrays."""
         mesh = self.places.on_mesh()
         return shards_of(state.anchor, mesh.shape[AXIS])
-
-    def key_data(self) -> jax.Array:
-        """Raw data of the key; zeros where nothing is drawn."""
-        if self.key is None:
-            return jnp.zeros((2,), jnp.uint32)
-        if jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key):
-            return jax.random.key_data(self.key)
-        return jnp.array(self.key)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jopt.errors import ConfigError
+from jopt.transforms.replicas._keys import key_data
 from jopt.transforms.replicas._places import COMMON, OWN, trained
 from jopt.transforms.replicas._settings import Settings
 from jopt.tree import PyTree
@@ -27,7 +28,8 @@ class LocalUpdatesState(NamedTuple):
         inner_state: of the inner optimizer, (R, ...).
         buffers: what the model carries along untrained, such as BatchNorm statistics,
             (R, ...); `()` without any.
-        key: raw key data of coins and pairings; a step folds its number into it.
+        key: uint32 (2,), data of the threefry key of coins and pairings; a step folds
+            its number into it.
         memory: of the exchange, such as what compression has kept back; `()` for a
             plain mean.
         metrics: `rounds`; `dropped` and `dropped_total`, replicas left out of a mean;
@@ -64,7 +66,7 @@ def start(
         outer_state=places.stack(outer_state) if own else outer_state,
         inner_state=places.stack(settings.inner_init(params)),
         buffers=places.stack(buffers),
-        key=settings.key_data(),
+        key=key_data(settings.key),
         memory=settings.exchange.init(places, anchor),
         metrics={
             name: jnp.zeros((places.replicas,) if own else (), jnp.float32)
