@@ -24,7 +24,7 @@ from jopt.training._config import (
     flatten,
     unknown_key,
 )
-from jopt.training._local_updates import CHOICES, TABLE
+from jopt.training._local_methods import CHOICES, TABLE
 
 # What data an objective can train on.
 _DATASETS = {"language_model": ("plays",), "classification": _image_keys.DATASETS}

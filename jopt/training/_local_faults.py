@@ -10,11 +10,8 @@ import optax
 from ml_collections import ConfigDict
 
 from jopt.errors import ConfigError
+from jopt.training._local_methods import METHODS, OWN_KEYS, SHARED, TABLE
 from jopt.training._local_updates import (
-    METHODS,
-    OWN_KEYS,
-    SHARED,
-    TABLE,
     filled,
     made,
     method_of,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,107 +14,23 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jopt import optimizers
 from jopt.errors import ConfigError
 from jopt.optimizers import Optimizer, is_learning_rate, schedule_from_config
-from jopt.training._replicas import Replicas
-from jopt.transforms import (
-    Compressor,
-    LocalUpdates,
-    compressed_mean,
-    e3m0,
-    int4,
-    int8,
-    top_k,
-    two_bit,
+from jopt.training._local_methods import (
+    COMPRESSORS,
+    DEFAULTS,
+    METHODS,
+    OPTIONAL,
+    SHARED,
+    TABLE,
+    Method,
 )
+from jopt.training._replicas import Replicas
+from jopt.transforms import Compressor, LocalUpdates, compressed_mean, top_k
+from jopt.tree import named_leaves
 
 PyTree = Any
-TABLE = "local_updates"
-
-
-def _muloco(inner: optax.GradientTransformation, **options: Any) -> LocalUpdates:
-    """MuLoCo around an optimizer that is there already."""
-    return optimizers.muloco(0.0, inner=lambda rate: inner, **options)
-
-
-class Method(NamedTuple):
-    """A method by its name in a config.
-
-    Attributes:
-        make: from the inner optimizer and keyword arguments.
-        defaults: the function whose defaults are those of a config.
-        reads: keys of `local_updates` that it has beside those of all methods.
-        rate: its learning rate stands outside of the inner optimizer.
-        compresses: whether what is sent may be codes.
-    """
-
-    make: Callable[..., LocalUpdates]
-    defaults: Callable[..., LocalUpdates]
-    reads: tuple[str, ...] = ()
-    rate: bool = False
-    compresses: bool = True
-
-
-_OUTER = ("outer_learning_rate", "outer_momentum")
-METHODS = {
-    "local_sgd": Method(optimizers.local_sgd, optimizers.local_sgd),
-    "post_local_sgd": Method(optimizers.post_local_sgd, optimizers.post_local_sgd),
-    "slowmo": Method(
-        optimizers.slowmo, optimizers.slowmo, ("alpha", "beta"), rate=True
-    ),
-    "diloco": Method(optimizers.diloco, optimizers.diloco, _OUTER),
-    "muloco": Method(_muloco, optimizers.muloco, _OUTER),
-    "streaming_diloco": Method(
-        optimizers.streaming_diloco,
-        optimizers.streaming_diloco,
-        (*_OUTER, "fragments", "delay", "mix", "strict"),
-    ),
-    "palsgd": Method(
-        optimizers.palsgd,
-        optimizers.palsgd,
-        (
-            *_OUTER,
-            *("probability", "strength", "learning_rate"),
-            *("coupled", "shared_coin", "pull_match"),
-        ),
-        rate=True,
-    ),
-    "noloco": Method(
-        optimizers.noloco, optimizers.noloco, (*_OUTER, "consensus"), compresses=False
-    ),
-}
-MODES = ("auto", "shard_map", "vmap")
-COMPRESSORS: dict[str, Callable[[], Compressor]] = {
-    "int8": int8,
-    "int4": int4,
-    "e3m0": e3m0,
-    "two_bit": two_bit,
-}
-CHOICES = {
-    "name": ("none", *METHODS),
-    "compressor": ("none", *COMPRESSORS, "top_k"),
-    "mode": MODES,
-    "eval_params": ("anchor", "mean", "replica0"),
-}
-# Of every method, and unset where a run does not say them.
-SHARED = ("replicas", "period")
-# Those that some methods read.
-OWN_KEYS = (
-    *dict.fromkeys(key for method in METHODS.values() for key in method.reads),
-    "error_feedback",
-    "top_share",
-)
-# Where no signature has a default.
-_DEFAULTS = {
-    "fragments": 2,
-    "strict": False,
-    "shared_coin": False,
-    "error_feedback": 1.0,
-    "top_share": 0.01,
-}
-# Keys that may stay unset.
-_OPTIONAL = ("replicas", "pull_match")
+_SHOWN = 5  # paths in a message
 
 
 def is_on(config: ConfigDict) -> bool:
@@ -152,7 +69,7 @@ def filled(config: ConfigDict) -> ConfigDict:
     """`config.local_updates` with defaults of the method and the rules where unset."""
     own = config.local_updates.copy_and_resolve_references()
     known = inspect.signature(METHODS[own.name].defaults).parameters
-    for key in reads(own).difference(_OPTIONAL):
+    for key in reads(own).difference(OPTIONAL):
         if own[key] is not None:
             continue
         if key == "learning_rate":
@@ -160,7 +77,7 @@ def filled(config: ConfigDict) -> ConfigDict:
         elif key in known and known[key].default is not inspect.Parameter.empty:
             own[key] = known[key].default
         else:
-            own[key] = _DEFAULTS[key]
+            own[key] = DEFAULTS[key]
     return own
 
 
@@ -209,12 +126,17 @@ def make_local_updates(
 
 
 def replicas_of(
-    config: ConfigDict, optimizer: Optimizer, mesh: Mesh
+    config: ConfigDict, optimizer: Optimizer, mesh: Mesh, params: PyTree
 ) -> Replicas | None:
-    """What a resolved config makes of its steps; None without local updates."""
+    """What a resolved config makes of its steps; None without local updates.
+
+    Args:
+        params: shapes of one model.
+    """
     own = config.local_updates
     if not is_on(config):
         return None
+    _check_pull_match(own.pull_match, list(named_leaves(params)))
     if own.warmup_steps and optimizer.needs:
         raise ConfigError(
             f"{TABLE}.warmup_steps is {own.warmup_steps}, and the optimizer needs "
@@ -263,6 +185,18 @@ def made(
     if method.rate:
         return method.make(_ascending(inner), schedule, **options)
     return method.make(inner, **options)
+
+
+def _check_pull_match(match: str | None, paths: list[str]) -> None:
+    """A regex that matches nothing would be the run in which gradients are skipped."""
+    if match is None or any(re.search(match, path) for path in paths):
+        return
+    close = difflib.get_close_matches(match, paths, n=_SHOWN, cutoff=0.0)
+    raise ConfigError(
+        f"{TABLE}.pull_match {match!r} matches none of the {len(paths)} parameters; "
+        f"the nearest are {', '.join(close)}: correct the regex, or leave it unset to "
+        "pull all"
+    )
 
 
 def _mask(match: str | None) -> Callable[[str], bool] | None:

@@ -223,7 +223,7 @@ def make_plan(config: ConfigDict) -> Plan:
     if environments is not None:
         optimizer = environments.around(optimizer)
     optimizer = _monitored(optimizer, config, model)
-    replicas = replicas_of(config, optimizer, mesh)
+    replicas = replicas_of(config, optimizer, mesh, params)
     watched = model.attention if "max_attention_logits" in optimizer.needs else ()
     adaptive = None
     if config.train.adaptive_batch.enabled:

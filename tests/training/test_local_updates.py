@@ -288,6 +288,19 @@ def test_faults_name_the_key(message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("match", "near"),
+    [("^layer/0/kernel", "layers/0/kernel"), ("^embed/", "head/")],
+)
+def test_a_pull_match_without_a_parameter_is_refused(match, near):
+    with pytest.raises(ConfigError) as error:
+        make_plan(resolve(small("palsgd", pull_match=match)))
+    message = str(error.value)
+    assert f"local_updates.pull_match '{match}' matches none of the" in message
+    assert near in message and "correct the regex" in message
+    make_plan(resolve(small("palsgd", pull_match="head")))
+
+
 def test_defaults_of_the_method_are_written_into_the_config():
     config = small("palsgd")
     config.local_updates.period = None

@@ -191,6 +191,13 @@ def test_a_pull_shortens_the_way_to_the_anchor_and_changes_nothing_else():
         assert gap(moved["w"], (apart["w"] + state.anchor["w"]) / 2) < 1e-6
 
 
+@pytest.mark.parametrize("mask", [{"w": False, "v": False}, lambda path: "x" in path])
+def test_a_mask_that_pulls_nothing_is_refused(mask):
+    with pytest.raises(ConfigError, match="none of the parameters v, w"):
+        palsgd(0.5, 0.5, pull_mask=mask).init(model())
+    palsgd(0.0, 0.5, pull_mask=mask).init(model())  # where there are no pulls at all
+
+
 def test_the_mean_over_coins_is_a_step_on_the_penalised_loss():
     """1e5 replicas take one step; 3 standard errors."""
     count, p, kappa, rate = 100_000, 0.3, 0.5, 0.1

@@ -13,7 +13,7 @@ import optax
 
 from jopt.errors import ConfigError, JoptWarning
 from jopt.transforms.replicas._keys import key_of
-from jopt.tree import PyTree, map_named
+from jopt.tree import PyTree, map_named, named_leaves
 
 Scalar = jax.typing.ArrayLike
 # Steps at which a schedule is looked at before a run, to say that it is clamped.
@@ -35,8 +35,8 @@ class PseudoSync(NamedTuple):
         strength: kappa; may be traced. The pull factor gamma_t kappa / p is at most 1:
             a number above is an error, a schedule is clamped.
         pull_mask: which parameters are pulled: a tree of bools, or a function of a
-            parameter's path. None is all of them. (The released code pulls the first
-            tensor of each parameter group only.)
+            parameter's path; at least one. None is all of them. (The released code
+            pulls the first tensor of each parameter group only.)
 
     References: Naganuma et al. 2025, arXiv 2504.18454, and their code.
     """
@@ -76,15 +76,37 @@ class PseudoSync(NamedTuple):
             wide = w.astype(a.dtype)
             return (wide - factor * (wide - a)).astype(w.dtype)
 
-        if self.pull_mask is None:
-            return jax.tree.map(pulled, floats, anchor)
-        mask = self.pull_mask
-        if callable(mask):
-            chosen = mask
-            mask = map_named(lambda path, _: bool(chosen(path)), floats)
+        mask = self._mask(floats)
         return jax.tree.map(
             lambda w, a, m: pulled(w, a) if m else w, floats, anchor, mask
         )
+
+    def check_mask(self, floats: PyTree) -> None:
+        """Fails with `ConfigError` for a `pull_mask` that has none of the parameters.
+
+        >>> PseudoSync(0.1, 0.5, lambda path: "x" in path).check_mask({"w": 1.0})
+        Traceback (most recent call last):
+        jopt.errors.ConfigError: pull_mask has none of the parameters w, so a step \
+without a gradient would do nothing; for that set the strength to 0
+        """
+        mask = jax.tree.leaves(self._mask(floats))
+        if self.is_off() or not mask or any(mask):
+            return
+        raise ConfigError(
+            f"pull_mask has none of the parameters {', '.join(named_leaves(floats))}, "
+            "so a step without a gradient would do nothing; for that set the strength "
+            "to 0"
+        )
+
+    def _mask(self, floats: PyTree) -> PyTree:
+        """Whether each leaf is pulled."""
+        mask = self.pull_mask
+        if mask is None:
+            return jax.tree.map(lambda _: True, floats)
+        if callable(mask):
+            chosen = mask
+            return map_named(lambda path, _: bool(chosen(path)), floats)
+        return mask
 
 
 def check_pseudo_sync(rule: PseudoSync, learning_rate: Any) -> None:

@@ -55,6 +55,8 @@ def start(
     if not jax.tree.leaves(trained(params)):
         _fail_without_parameters(params)
     anchor = anchor_of(params)
+    if settings.pseudo_sync is not None:
+        settings.pseudo_sync.check_mask(anchor)
     fragments = settings.fragments_of(anchor)
     outer_state = tuple(settings.outer_init(part) for part in fragments.parts(anchor))
     places = settings.places
