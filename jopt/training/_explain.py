@@ -54,9 +54,12 @@ def _states(plan: Plan) -> list[str]:
         return [f"optimizer state   {size_bytes(state):,} bytes"]
     own, local = plan.config.local_updates, plan.replicas.local
     number, rounds = local.num_replicas, local.settings.rounds
-    where = "simulated by vmap, nothing is sent"
-    if plan.mesh.shape["replica"] > 1:
-        where = f"{own.mode} over {plan.mesh.shape['replica']} places"
+    places = plan.mesh.shape["replica"]
+    where = f"{own.mode} over {places} places"
+    if places == 1:
+        # Of shard_map, one after the other: a gradient that is skipped costs nothing.
+        how = "together by vmap" if own.mode == "vmap" else "in turn by shard_map"
+        where = f"simulated {how}, nothing is sent"
     every = f"every {rounds.effective_period} steps"
     if rounds.fragments > 1:
         every += f", {rounds.fragments} fragments"
