@@ -5,7 +5,7 @@ from jopt.optimizers._build import Optimizer, build
 from jopt.optimizers._catalog import CATALOG, EXTRA_ARGS, Entry, find_entry
 from jopt.optimizers._chain import descend
 from jopt.optimizers._control import Control
-from jopt.optimizers._diloco import diloco, muloco, streaming_diloco
+from jopt.optimizers._diloco import diloco, eager_diloco, muloco, streaming_diloco
 from jopt.optimizers._dion import dion, dion2
 from jopt.optimizers._labels import describe_labels, label_params
 from jopt.optimizers._local_sgd import (
@@ -56,6 +56,7 @@ __all__ = [
     "diloco",
     "dion",
     "dion2",
+    "eager_diloco",
     "explain",
     "find_entry",
     "is_learning_rate",

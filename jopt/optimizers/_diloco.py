@@ -9,7 +9,7 @@ import jax
 import optax
 
 from jopt.optimizers._muon import muon
-from jopt.transforms import LocalUpdates, local_updates
+from jopt.transforms import LocalUpdates, eager_exchange, local_updates
 
 Scalar = jax.typing.ArrayLike
 
@@ -130,6 +130,42 @@ def streaming_diloco(
         fragments=fragments,
         delay=delay,
         mix=mix,
+        **options,
+    )
+
+
+def eager_diloco(
+    inner: optax.GradientTransformation,
+    *,
+    num_replicas: int,
+    period: int = 500,
+    outer_learning_rate: optax.ScalarOrSchedule = 0.7,
+    outer_momentum: Scalar = 0.9,
+    **options: Any,
+) -> LocalUpdates:
+    """DiLoCo with eager updates: the mean of the last round, the own move of this one.
+
+    What is averaged at one sync is used at the next, so the exchange may take a whole
+    round; see `jopt.transforms.eager_exchange`. With R = 1 it is `diloco`.
+
+    Args:
+        inner, num_replicas, period, outer_learning_rate, outer_momentum: as in
+            `diloco`.
+        options: the other arguments of `local_updates`.
+
+    References: Kale et al. 2025, arXiv 2502.12996 (the rule is recalled).
+
+    >>> local = eager_diloco(optax.adamw(4e-4), num_replicas=2, mode="vmap")
+    >>> local.settings.exchange.name
+    'eager'
+    """
+    return diloco(
+        inner,
+        num_replicas=num_replicas,
+        period=period,
+        outer_learning_rate=outer_learning_rate,
+        outer_momentum=outer_momentum,
+        exchange=eager_exchange(),
         **options,
     )
 

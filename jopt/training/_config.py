@@ -110,8 +110,9 @@ def default_config() -> ConfigDict:
                 "fallback": "clean",
             },
             # Replicas that train apart and meet now and then: local_sgd,
-            # post_local_sgd, slowmo, diloco, muloco, streaming_diloco, palsgd, noloco
-            # (docs/local_updates.md). What is not set has the default of the method.
+            # post_local_sgd, slowmo, diloco, muloco, streaming_diloco, eager_diloco,
+            # palsgd, noloco (docs/local_updates.md). What is not set has the default of
+            # the method.
             "local_updates": {
                 "name": "none",
                 # A multiple of mesh.replica; with 1 there they are simulated.

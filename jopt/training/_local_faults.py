@@ -52,8 +52,8 @@ def _own_faults(config: ConfigDict, own: ConfigDict) -> Iterator[str]:
     """What is wrong with the values of one method, filled up with its defaults."""
     if own.compressor != "none" and not METHODS[own.name].compresses:
         yield (
-            f"{TABLE}.compressor is {own.compressor!r}, and a replica of {own.name!r} "
-            "sends all to one other; leave it 'none'"
+            f"{TABLE}.compressor is {own.compressor!r}, and {own.name!r} has an "
+            "exchange of its own, which sends float32; leave it 'none'"
         )
     if own.name == "post_local_sgd" and own.warmup_steps < 1:
         yield (

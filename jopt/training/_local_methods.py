@@ -44,6 +44,9 @@ METHODS = {
         optimizers.streaming_diloco,
         (*_OUTER, "fragments", "delay", "mix", "strict"),
     ),
+    "eager_diloco": Method(
+        optimizers.eager_diloco, optimizers.eager_diloco, _OUTER, compresses=False
+    ),
     "palsgd": Method(
         optimizers.palsgd,
         optimizers.palsgd,

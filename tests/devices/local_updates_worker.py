@@ -36,6 +36,7 @@ CASES = {
         "own": {"compressor": "int4", "replicas": 8},
     },
     "noloco": {"mesh": {"replica": 4}, "own": {"name": "noloco"}},
+    "eager": {"mesh": {"replica": 4}, "own": {"name": "eager_diloco"}},
     "streaming": {
         "mesh": {"replica": 4},
         "own": {"name": "streaming_diloco", "compressor": "int4", "delay": 1},

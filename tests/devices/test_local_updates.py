@@ -34,7 +34,8 @@ def test_four_devices_are_four_simulated_replicas(found):
 
 @pytest.mark.slow
 def test_other_methods_and_meshes(found):
-    cases = found("islands", "fsdp", "palsgd", "parts", "noloco", "streaming")
+    names = ("islands", "fsdp", "palsgd", "parts", "noloco", "eager", "streaming")
+    cases = found(*names)
     for name, case in cases.items():
         assert case["gap"] < 2e-5, (name, case["gap"])
         assert bytes_of(case)["local step"] == 0, name

@@ -108,6 +108,7 @@ def test_palsgd_without_pulls_is_diloco_to_the_bit():
             marks=pytest.mark.slow,
         ),
         pytest.param("noloco", {}, marks=pytest.mark.slow),
+        pytest.param("eager_diloco", {}, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_resumed_within_a_round_is_the_unbroken_one(name, own, tmp_path):
@@ -259,7 +260,7 @@ FAULTS = {
         "local_updates.strength": 10.0,
         "train.schedule.name": "constant",
     },
-    "sends all to one other": {
+    "an exchange of its own, which": {
         "local_updates.name": "noloco",
         "local_updates.compressor": "int8",
     },
@@ -316,10 +317,16 @@ def test_explain_knows_of_replicas():
     text = explain(plan)
     whole = sum(4 * x.size for x in jax.tree.leaves(plan.params))
     for words in (
-        "streaming_diloco: 4 replicas (simulated by vmap, nothing is sent)",
+        "streaming_diloco: 4 replicas (simulated together by vmap, nothing is sent)",
         "every 4 steps, 2 fragments, received 1 later (overlap: semantic)",
         f"{R * whole:,} bytes of parameters",
         f"{whole:,} bytes of anchor",
         f"a round sends     {whole + 8:,} bytes (model)",
     ):
         assert words in text, text
+
+
+def test_explain_says_how_replicas_are_simulated():
+    plan = make_plan(resolve(small("palsgd", mode="shard_map")))
+    words = "palsgd: 4 replicas (simulated in turn by shard_map, nothing is sent)"
+    assert words in explain(plan)
