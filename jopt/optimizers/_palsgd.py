@@ -25,6 +25,7 @@ def palsgd(
     probability: Scalar = 0.2,
     strength: Scalar = 0.5,
     pull_mask: PyTree | Callable[[str], bool] | None = None,
+    peak: float | None = None,
     coupled: bool = False,
     outer_learning_rate: optax.ScalarOrSchedule = 0.7,
     outer_momentum: Scalar = 0.9,
@@ -50,6 +51,7 @@ def palsgd(
         probability: p in [0, 1); may be traced.
         strength: kappa; may be traced. gamma_t kappa / p is at most 1.
         pull_mask: as in `PseudoSync`; by default all parameters are pulled.
+        peak: the largest learning rate of a schedule, see `PseudoSync`.
         coupled: replicas are averaged, without an outer optimizer.
         outer_learning_rate, outer_momentum: as in `diloco`; the command of the released
             code has 0.1 and 0.9.
@@ -75,7 +77,7 @@ def palsgd(
         None if coupled else nesterov(outer_learning_rate, outer_momentum),
         num_replicas=num_replicas,
         period=period,
-        pseudo_sync=PseudoSync(probability, strength, pull_mask),
+        pseudo_sync=PseudoSync(probability, strength, pull_mask, peak),
         learning_rate=learning_rate,
         key=key,
         **options,

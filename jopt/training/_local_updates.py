@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -113,16 +114,24 @@ def make_local_updates(
     own = config.local_updates
     on_mesh = own.mode == "shard_map" or mesh.shape["replica"] > 1
     schedule = config.train.schedule
-    constant = schedule.name == "constant" and not schedule.warmup
+    rate: optax.ScalarOrSchedule = 1.0
+    if schedule.name != "constant" or schedule.warmup:
+        rate = schedule_from_config(config.train)
     return made(
         own,
         inner,
-        1.0 if constant else schedule_from_config(config.train),
+        rate,
+        peak=_peak(rate, config.train.steps),
         num_replicas=own.replicas,
         mode=own.mode,
         mesh=mesh if on_mesh else None,
         seed=config.seed,
     )
+
+
+def _peak(rate: optax.ScalarOrSchedule, steps: int) -> float:
+    """The largest factor of a run."""
+    return float(jnp.max(rate(jnp.arange(steps)))) if callable(rate) else rate
 
 
 def replicas_of(
@@ -158,9 +167,13 @@ def made(
     schedule: optax.ScalarOrSchedule,
     *,
     seed: int,
+    peak: float = 1.0,
     **where: Any,
 ) -> LocalUpdates:
     """The method of a filled `local_updates`; asks for no device without a mesh.
+
+    Args:
+        peak: the largest value of the schedule in the run.
 
     Fails: `ConfigError` for what cannot be together.
     """
@@ -179,6 +192,7 @@ def made(
     if method is METHODS["palsgd"]:
         # The rate outside is the schedule alone.
         options["strength"] = own.strength * options.pop("learning_rate")
+        options["peak"] = peak
         options["pull_mask"] = _mask(options.pop("pull_match"))
     if own.compressor != "none":
         options["exchange"] = compressed_mean(_compressor(own), beta=own.error_feedback)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 
 import jax
 import numpy as np
 import pytest
 
-from jopt.errors import ConfigError
+from jopt.errors import ConfigError, JoptWarning
 from jopt.training import presets
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._config import default_config
@@ -300,6 +301,20 @@ def test_a_pull_match_without_a_parameter_is_refused(match, near):
     assert f"local_updates.pull_match '{match}' matches none of the" in message
     assert near in message and "correct the regex" in message
     make_plan(resolve(small("palsgd", pull_match="head")))
+
+
+def test_a_pull_that_is_clamped_is_warned_of_wherever_the_peak_is():
+    """That of this table is step 7, between those that would be looked at."""
+    config = small("palsgd", learning_rate=1.0)  # .5 / .2: 2.5 at the peak
+    config.train.schedule.update(
+        name="table", fractions=(0.6, 0.7, 0.8), factors=(0.1, 1.0, 0.1)
+    )
+    with pytest.warns(JoptWarning, match=r"is 2\.5 at its peak"):
+        make_plan(resolve(config))
+    config.local_updates.strength = 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", JoptWarning)
+        make_plan(resolve(config))
 
 
 def test_defaults_of_the_method_are_written_into_the_config():

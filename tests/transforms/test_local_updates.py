@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -273,10 +274,19 @@ def test_a_schedule_of_the_global_step_counts_pulls_too():
     taken = 1 - np.asarray(metrics["pseudo_sync"])
     want = -(taken * np.asarray(rates)[:, None]).sum(axis=0) / 0.5
     np.testing.assert_allclose(params[:, 0], want, rtol=1e-6)
-    with pytest.warns(JoptWarning, match="above 1 at step 0"):
-        jopt.palsgd(
-            ADAM, lambda t: 1.0 / (1 + t), probability=0.1, num_replicas=2, key=KEY
-        )
+
+
+def test_a_schedule_that_is_clamped_is_warned_of():
+    made = {"probability": 0.1, "num_replicas": 2, "key": KEY}
+    with pytest.warns(JoptWarning, match=r"is 5 at step 0 and is clamped to 1"):
+        jopt.palsgd(ADAM, lambda t: 1.0 / (1 + t), **made)
+    # A peak at a step that nobody looks at is seen where it is known.
+    narrow = lambda t: jnp.where(t == 300, 1.0, 0.01)  # noqa: E731
+    with pytest.warns(JoptWarning, match=r"is 5 at its peak"):
+        jopt.palsgd(ADAM, narrow, peak=1.0, **made)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jopt.palsgd(ADAM, narrow, peak=0.01, **made)
 
 
 def test_nesterov_gains():

@@ -16,8 +16,9 @@ from jopt.transforms.replicas._keys import key_of
 from jopt.tree import PyTree, map_named, named_leaves
 
 Scalar = jax.typing.ArrayLike
-# Steps at which a schedule is looked at before a run, to say that it is clamped.
-_LOOKED_AT = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
+# Steps at which a schedule whose peak is not known is looked at before a run, to say
+# that it is clamped.
+_LOOKED_AT = (0, *(2**power for power in range(21)))
 
 
 class PseudoSync(NamedTuple):
@@ -37,6 +38,8 @@ class PseudoSync(NamedTuple):
         pull_mask: which parameters are pulled: a tree of bools, or a function of a
             parameter's path; at least one. None is all of them. (The released code
             pulls the first tensor of each parameter group only.)
+        peak: the largest learning rate of a schedule, which alone decides whether a
+            clamp is warned of. None looks at the schedule at a few steps.
 
     References: Naganuma et al. 2025, arXiv 2504.18454, and their code.
     """
@@ -44,6 +47,7 @@ class PseudoSync(NamedTuple):
     probability: Scalar
     strength: Scalar = 0.5
     pull_mask: PyTree | Callable[[str], bool] | None = None
+    peak: float | None = None
 
     def is_off(self) -> bool:
         """Whether p is known to be 0.
@@ -147,15 +151,20 @@ more and less than 1, since at 1 no gradient would be computed
 
 
 def _warn_if_clamped(rule: PseudoSync, schedule: optax.Schedule) -> None:
-    found = {step: schedule(step) for step in _LOOKED_AT}
-    if not all(known(rate) is not None for rate in found.values()):
-        return
-    above = [step for step, rate in found.items() if float(rule.factor(rate)) > 1]
-    if above:
+    where = "at its peak"
+    rate: Scalar | None = rule.peak
+    if rate is None:
+        found = {step: schedule(step) for step in _LOOKED_AT}
+        if any(known(rate) is None for rate in found.values()):
+            return
+        step = max(found, key=lambda step: float(np.asarray(found[step])))
+        where, rate = f"at step {step}", found[step]
+    factor = float(rule.factor(rate))
+    if factor > 1:
         warn(
-            "the pull factor learning_rate * strength / probability is above 1 at step "
-            f"{above[0]} and is clamped to 1 there; the metric pull_clamped says at "
-            "which steps",
+            "the pull factor learning_rate * strength / probability is "
+            f"{factor:.4g} {where} and is clamped to 1 where it is above; the metric "
+            "pull_clamped says at which steps. Lower the strength",
             JoptWarning,
             stacklevel=4,
         )
