@@ -162,6 +162,7 @@ def programs():
                 "sync": [(c.kind, c.dtype) for c in collectives(sync)],
                 "bytes": sum(c.size for c in collectives(sync)),
             }
+    found["two a device"] = in_turn(mesh)
     local = jopt.post_local_sgd(optax.sgd(0.1), warmup_steps=1, num_replicas=4)
     warmup = jax.jit(partial(local.warmup_step, loss))
     batch = next(batches(1, replicas=4))
@@ -194,6 +195,30 @@ def rounds():
         sent = sum(apart + local.due(1 + t) * sync for t in range(1, 13))
         found[period] = [sent, 12 * together]
     return found
+
+
+def in_turn(mesh):
+    """The step of four replicas, two in each place of the mesh."""
+    local = local_updates(
+        ADAM,
+        NESTEROV,
+        num_replicas=4,
+        period=H,
+        pseudo_sync=PseudoSync(0.3),
+        learning_rate=0.01,
+        key=jax.random.key(0),
+        mesh=mesh,
+    )
+    params, state = local.init(model())
+    batch = jax.device_put(
+        next(batches(1, replicas=4)), jax.NamedSharding(mesh, jax.P("replica", "data"))
+    )
+    step = jax.jit(partial(local.local_step, loss)).lower(params, state, batch)
+    text = step.compile().as_text()
+    return {
+        "conditionals": text.count(" conditional("),
+        "crossing": crossing(text),
+    }
 
 
 def crossing(text):

@@ -223,6 +223,37 @@ def test_the_mean_over_coins_is_a_step_on_the_penalised_loss():
     assert (np.abs(moves.mean(axis=0) - want) < 3 * error).all(), (moves.mean(0), want)
 
 
+@pytest.mark.parametrize("mode", ["shard_map", "vmap"])
+def test_replicas_in_turn_on_one_device_do_not_compute_what_is_skipped(mode):
+    """A gradient tells the host that it was computed: 4 coins a step decide."""
+    computed = []
+
+    @jax.custom_vjp
+    def told(w):
+        return w
+
+    def backward(_, gradient):
+        jax.debug.callback(lambda _: computed.append(1), gradient)
+        return (gradient,)
+
+    told.defvjp(lambda w: (w, None), backward)
+    one = jax.make_mesh((1,), ("replica",), (jax.sharding.AxisType.Auto,))
+    local = palsgd(0.5, 0.1, mode=mode, mesh=one if mode == "shard_map" else None)
+    start = local.init({"w": jnp.ones(3)})
+    step = jax.jit(
+        partial(local.local_step, lambda p, x: jnp.sum(told(p["w"]) ** 2 * x))
+    )
+    batch = jnp.ones((R, 1))
+    pulls = 0
+    for _ in range(4):
+        *start, metrics = step(*start, batch)
+        pulls += int(metrics["pseudo_sync"].sum())
+    jax.effects_barrier()
+    assert 0 < pulls < 4 * R
+    skipped = pulls if mode == "shard_map" else 0
+    assert len(computed) == 4 * R - skipped
+
+
 @pytest.mark.slow
 def test_shared_coins_and_what_the_caller_learns_of_them():
     for shared in (False, True):
@@ -577,6 +608,8 @@ def test_what_the_programs_send_on_four_devices(on_devices):
     own = programs["shard_map"]
     # A branch of its own for each replica; under vmap both sides are computed.
     assert own["conditionals"] == 1 and programs["vmap"]["conditionals"] == 0
+    # Two on each device run in turn, in a loop with a branch in it.
+    assert programs["two a device"] == {"conditionals": 1, "crossing": 0}
     # Gradients are summed within a replica, and nothing crosses.
     assert own["crossing"] == 0 and own["inside"] >= 1, own
     assert {kind for kind, _ in own["sync"]} == {"all-reduce"}
