@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 
-from jopt.parallel import settle
 from jopt.reporting import Console, MetricsLog
 from jopt.training._batch_sizes import BatchSizes
 from jopt.training._checkpoints import Checkpoints
@@ -19,6 +18,7 @@ from jopt.training._evaluation import totals
 from jopt.training._fallback import last_good
 from jopt.training._guard import SKIPPED, SKIPPED_IN_A_ROW, DivergedError, Guard
 from jopt.training._plan import Plan
+from jopt.training._queue import finished
 from jopt.training._rates import FACTOR, LearningRates
 from jopt.training._run_folder import RunFolder
 from jopt.training._signals import StopSignals
@@ -84,8 +84,6 @@ class Loop:
             from jopt.training._curvature import CurvatureMonitor
 
             self._curvature = CurvatureMonitor(plan, source)
-        # Queued collectives on few cores deadlock (CPU devices share the cores).
-        self._wait = plan.mesh.size > 1 and jax.default_backend() == "cpu"
 
     def run(self, state: TrainState) -> tuple[TrainState, bool]:
         """Returns the last state, and whether the run is complete."""
@@ -118,9 +116,7 @@ class Loop:
             step += 1
             cursor += rows
             sizes.took()
-            if self._wait:
-                settle(state.step)
-                jax.block_until_ready(state)
+            finished(self._plan.mesh, state)
             self._hand_over(step, rows, metrics)
             self._watchdog.beat()
             if self._signals.due() and not sizes.over:

@@ -13,6 +13,7 @@ import jax
 from jopt.parallel import batch_sharding
 from jopt.training._batch_sizes import BatchSizes
 from jopt.training._plan import Plan
+from jopt.training._queue import finished
 from jopt.training._source import Source
 from jopt.training._state import TrainState
 from jopt.training._step import step_key
@@ -38,8 +39,6 @@ class Replay:
         self.source = source
         self.init = plan.init
         self._gradients: dict[int, Callable[..., PyTree]] = {}
-        # As in the loop: queued collectives on few cores deadlock.
-        self._wait = plan.mesh.size > 1 and jax.default_backend() == "cpu"
 
     def reseeded(self, seed: int) -> Replay:
         """The same run with another seed, by the programs of this one."""
@@ -55,7 +54,7 @@ class Replay:
         sizes = self._sizes(state)
         batch = self.plan.put(self.source.batch(int(state.cursor), sizes.rows))
         state, _ = self.plan.step_of(sizes.count)(state, batch)
-        return jax.block_until_ready(state) if self._wait else state
+        return finished(self.plan.mesh, state)
 
     def train_fn(self, state: TrainState) -> tuple[PyTree, PyTree, TrainState]:
         """Parameters, the gradient of the step's batch at them, and the next state."""
@@ -71,7 +70,7 @@ class Replay:
         sizes = self._sizes(state)
         batch = self.plan.put(self.source.batch(cursor, sizes.rows))
         found = self._gradient_of(sizes.count)(state, batch)
-        return jax.block_until_ready(found) if self._wait else found
+        return finished(self.plan.mesh, found)
 
     def full_gradient(self, state: TrainState) -> PyTree:
         """The mean gradient of an epoch, but for a last batch that is not whole."""

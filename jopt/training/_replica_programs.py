@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jopt.optimizers import Optimizer
-from jopt.parallel import Together, batch_sharding, replicated, settle, together
+from jopt.parallel import Together, batch_sharding, replicated, together
 from jopt.training._communication import (
     LOCAL_STEP,
     RECEIVE,
@@ -21,9 +21,11 @@ from jopt.training._communication import (
     sent,
 )
 from jopt.training._oracles import Oracle
+from jopt.training._queue import finished
 from jopt.training._replica_metrics import PREFIX, ReplicaMetrics, without_unknown
-from jopt.training._replicas import OWN, Moves, Replicas
+from jopt.training._replicas import Moves, Replicas
 from jopt.training._state import TrainState
+from jopt.transforms.replicas import OWN
 
 PyTree = Any
 
@@ -70,8 +72,6 @@ class ReplicaPrograms:
         self._means = together(
             jax.jit(replicas.means, out_shardings=replicated(self._mesh))
         )
-        # Queued collectives on few cores deadlock (CPU devices share the cores).
-        self._wait = self._mesh.size > 1 and jax.default_backend() == "cpu"
 
     def step(self, number: int) -> Callable[..., Any]:
         """`(state, batch) -> (state, metrics)` after `number` steps."""
@@ -92,10 +92,7 @@ class ReplicaPrograms:
 
         def step(state: TrainState, batch: PyTree) -> tuple[TrainState, PyTree]:
             state, metrics = apart(state, batch)
-            if self._wait:
-                settle(state.step)
-                jax.block_until_ready(state)
-            state, met = meet(state)
+            state, met = meet(finished(self._mesh, state))
             return state, metrics.with_later(met)
 
         return step

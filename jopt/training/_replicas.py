@@ -22,13 +22,12 @@ from jopt.transforms import (
     LocalUpdatesState,
     ReplicaGradient,
 )
+from jopt.transforms.replicas import COMMON, OWN
 from jopt.tree import global_norm
 
 # R replicas.
 
 PyTree = Any
-OWN = PartitionSpec("replica")
-COMMON = PartitionSpec()
 # Of the state of a method, for the records of a run.
 _MEETINGS = ("rounds", "dropped_total", "outer_gradient_norm")
 
@@ -117,7 +116,7 @@ class Replicas:
 
         def place(inside: NamedSharding, spec: PartitionSpec) -> NamedSharding:
             if spec == OWN:
-                spec = PartitionSpec("replica", *inside.spec)
+                spec = PartitionSpec(*OWN, *inside.spec)
             elif spec == COMMON:
                 spec = inside.spec
             return NamedSharding(mesh, spec)

@@ -28,11 +28,13 @@ from jopt.transforms.replicas._gradients import Evaluated, ReplicaGradient
 from jopt.transforms.replicas._local_updates import local_updates
 from jopt.transforms.replicas._loop import LocalUpdates
 from jopt.transforms.replicas._pairs import pair_exchange
-from jopt.transforms.replicas._places import Mode
+from jopt.transforms.replicas._places import COMMON, OWN, Mode
 from jopt.transforms.replicas._pseudo_sync import PseudoSync
 from jopt.transforms.replicas._state import LocalUpdatesState
 
 __all__ = [
+    "COMMON",
+    "OWN",
     "Compressor",
     "DelayedNesterovState",
     "Evaluated",
