@@ -121,6 +121,10 @@ def default_config() -> ConfigDict:
                 "warmup_steps": 0,  # data-parallel ones before replicas part
                 "outer_learning_rate": placeholder(float),
                 "outer_momentum": placeholder(float),
+                # The outer rate goes up over so much of the run (above 1: steps), then
+                # down by half a cosine to this fraction of it; 1 is constant.
+                "outer_warmup": placeholder(float),
+                "outer_final": placeholder(float),
                 "alpha": placeholder(float),  # slowmo, as beta
                 "beta": placeholder(float),
                 # palsgd: how often a pull takes the place of a gradient, how far it

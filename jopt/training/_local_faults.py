@@ -66,6 +66,14 @@ def _own_faults(config: ConfigDict, own: ConfigDict) -> Iterator[str]:
     rate = own.outer_learning_rate
     if rate is not None and not rate > 0:
         yield f"{TABLE}.outer_learning_rate is {rate}; more than 0 is expected"
+    warmup, final, steps = own.outer_warmup, own.outer_final, config.train.steps
+    if warmup is not None and not 0 <= warmup <= steps:
+        yield (
+            f"{TABLE}.outer_warmup is {warmup}; a fraction of the run, or above 1 "
+            f"steps up to train.steps ({steps}), are expected"
+        )
+    if final is not None and not final >= 0:
+        yield f"{TABLE}.outer_final is {final}; 0 or more of the peak is expected"
 
 
 def _pull_faults(config: ConfigDict, own: ConfigDict) -> Iterator[str]:
@@ -178,6 +186,7 @@ def _of_the_mechanism(config: ConfigDict) -> Iterator[str]:
             1.0,
             num_replicas=own.replicas or max(config.mesh.replica, 1),
             mode="vmap" if own.mode == "vmap" else "shard_map",
+            steps=config.train.steps,
             seed=0,
         )
     except ConfigError as error:

@@ -30,28 +30,29 @@ class Method(NamedTuple):
 
 
 _OUTER = ("outer_learning_rate", "outer_momentum")
+_NESTEROV = (*_OUTER, "outer_warmup", "outer_final")
 METHODS = {
     "local_sgd": Method(optimizers.local_sgd, optimizers.local_sgd),
     "post_local_sgd": Method(optimizers.post_local_sgd, optimizers.post_local_sgd),
     "slowmo": Method(
         optimizers.slowmo, optimizers.slowmo, ("alpha", "beta"), rate=True
     ),
-    "diloco": Method(optimizers.diloco, optimizers.diloco, _OUTER),
+    "diloco": Method(optimizers.diloco, optimizers.diloco, _NESTEROV),
     # Muon is in the rules already.
-    "muloco": Method(optimizers.diloco, optimizers.muloco, _OUTER),
+    "muloco": Method(optimizers.diloco, optimizers.muloco, _NESTEROV),
     "streaming_diloco": Method(
         optimizers.streaming_diloco,
         optimizers.streaming_diloco,
-        (*_OUTER, "fragments", "delay", "mix", "strict"),
+        (*_NESTEROV, "fragments", "delay", "mix", "strict"),
     ),
     "eager_diloco": Method(
-        optimizers.eager_diloco, optimizers.eager_diloco, _OUTER, compresses=False
+        optimizers.eager_diloco, optimizers.eager_diloco, _NESTEROV, compresses=False
     ),
     "palsgd": Method(
         optimizers.palsgd,
         optimizers.palsgd,
         (
-            *_OUTER,
+            *_NESTEROV,
             *("probability", "strength", "learning_rate"),
             *("coupled", "shared_coin", "pull_match"),
         ),
@@ -84,6 +85,8 @@ OWN_KEYS = (
 )
 # Where no signature has a default.
 DEFAULTS = {
+    "outer_warmup": 0.0,
+    "outer_final": 1.0,
     "fragments": 2,
     "strict": False,
     "shared_coin": False,

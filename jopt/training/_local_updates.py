@@ -121,6 +121,7 @@ def make_local_updates(
         own,
         inner,
         rate,
+        steps=config.train.steps,
         peak=_peak(rate, config.train.steps),
         num_replicas=own.replicas,
         mode=own.mode,
@@ -166,6 +167,7 @@ def made(
     inner: optax.GradientTransformation,
     schedule: optax.ScalarOrSchedule,
     *,
+    steps: int,
     seed: int,
     peak: float = 1.0,
     **where: Any,
@@ -173,7 +175,8 @@ def made(
     """The method of a filled `local_updates`; asks for no device without a mesh.
 
     Args:
-        peak: the largest value of the schedule in the run.
+        steps: of the run.
+        peak: the largest value of the schedule in it.
 
     Fails: `ConfigError` for what cannot be together.
     """
@@ -186,6 +189,9 @@ def made(
         "shard_outer": own.shard_outer,
         **where,
     }
+    if "outer_warmup" in method.reads:
+        del options["outer_warmup"], options["outer_final"]
+        options["outer_learning_rate"] = _outer_rate(own, steps)
     if method is METHODS["noloco"] or method is METHODS["palsgd"]:
         # Not the key that parameters are drawn from; two words are threefry's.
         options["key"] = np.array([0xC0145, seed % 2**32], np.uint32)
@@ -199,6 +205,22 @@ def made(
     if method.rate:
         return method.make(_ascending(inner), schedule, **options)
     return method.make(inner, **options)
+
+
+def _outer_rate(own: ConfigDict, steps: int) -> optax.ScalarOrSchedule:
+    """The rate of an outer optimizer, which counts rounds, by the steps of the run."""
+    if not own.outer_warmup and own.outer_final == 1:
+        return own.outer_learning_rate
+    shape = {"name": "cosine", "warmup": own.outer_warmup, "final": own.outer_final}
+    factor = schedule_from_config({"steps": steps, "schedule": shape})
+    fragments = own.fragments or 1
+    period = max(1, own.period // fragments) * fragments
+
+    def rate(rounds: jax.typing.ArrayLike) -> jax.Array:
+        last = own.warmup_steps + (jnp.asarray(rounds) + 1) * period - 1
+        return own.outer_learning_rate * factor(last)
+
+    return rate
 
 
 def _check_pull_match(match: str | None, paths: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from jopt.training._checkpoints import Checkpoints
 from jopt.training._config import default_config
 from jopt.training._config_checks import validate
 from jopt.training._explain import explain
+from jopt.training._flags import load_config
 from jopt.training._plan import make_plan, resolve
 from jopt.tree import digest, named_leaves
 
@@ -265,6 +267,12 @@ FAULTS = {
         "local_updates.name": "noloco",
         "local_updates.compressor": "int8",
     },
+    "outer_warmup is 2000.0; a fraction": {"local_updates.outer_warmup": 2000.0},
+    "outer_final is -1.0; 0 or more": {"local_updates.outer_final": -1.0},
+    "outer_final is 0.5, which 'local_sgd' does not": {
+        "local_updates.name": "local_sgd",
+        "local_updates.outer_final": 0.5,
+    },
     "top_share is 0.5, which": {"local_updates.top_share": 0.5},
     "warmup_steps is -1; it must be": {"local_updates.warmup_steps": -1},
     "domain_shards is 2, and only text": {"data.domain_shards": 2},
@@ -315,6 +323,36 @@ def test_a_pull_that_is_clamped_is_warned_of_wherever_the_peak_is():
     with warnings.catch_warnings():
         warnings.simplefilter("error", JoptWarning)
         make_plan(resolve(config))
+
+
+@pytest.mark.parametrize("name", ["palsgd", "streaming_diloco"])
+def test_the_outer_rate_follows_the_steps_of_the_run(name):
+    """Up over 5 steps, of which 1 is data-parallel; then by a cosine to a fifth."""
+    own = {"outer_learning_rate": 0.5, "outer_momentum": 0.0, "period": 2}
+    shape = {"warmup_steps": 1, "outer_warmup": 5.0, "outer_final": 0.2}
+    streams = {"delay": 0} if name == "streaming_diloco" else {}
+    outer = planned(name, **own, **shape, **streams).replicas.local.settings.outer
+    found, state = [], outer.init(np.zeros(1))
+    for _ in range(4):  # after 3, 5, 7 and 9 of 10 steps
+        update, state = outer.update(np.ones(1), state)
+        found.append(-float(update[0]))
+    down = [(1 - np.cos(np.pi * (t - 1 - 5) / 5)) / 2 for t in (7, 9)]
+    want = [0.5 * 3 / 5, 0.5, *(0.5 * (1 - 0.8 * d) for d in down)]
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["palsgd", "diloco", "local_sgd", "none"])
+@pytest.mark.parametrize("model", ["gpt_neo_8m", "resnet50"])
+def test_full_scale_settings_go_with_each_method(model, method, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    config = load_config(f"configs/full/palsgd.py:{model},{method}")
+    validate(config)
+    if model == "resnet50":
+        assert config.optim.rules.all.weight_decay == 3.0517578125e-5
+        if method in ("palsgd", "diloco"):
+            own = config.local_updates
+            assert own.outer_final * own.outer_learning_rate == pytest.approx(0.1)
+            assert own.outer_warmup * 90 == pytest.approx(20)  # epochs
 
 
 def test_defaults_of_the_method_are_written_into_the_config():
