@@ -135,6 +135,9 @@ def default_config() -> ConfigDict:
                 "pull_match": placeholder(str),  # regex of paths; all by default
                 "coupled": placeholder(bool),
                 "shared_coin": placeholder(bool),
+                # Whether a pull uses up the rows of its step, as in the released code;
+                # or the replica keeps them for its next gradient.
+                "pseudo_sync_consumes_batch": placeholder(bool),
                 "fragments": placeholder(int),  # streaming_diloco, down to strict
                 "delay": placeholder(int),
                 "mix": placeholder(float),

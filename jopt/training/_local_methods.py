@@ -30,6 +30,8 @@ class Method(NamedTuple):
 
 
 _OUTER = ("outer_learning_rate", "outer_momentum")
+# What the data of a run reads, and no method.
+OF_THE_RUN = ("pseudo_sync_consumes_batch",)
 _NESTEROV = (*_OUTER, "outer_warmup", "outer_final")
 METHODS = {
     "local_sgd": Method(optimizers.local_sgd, optimizers.local_sgd),
@@ -55,6 +57,7 @@ METHODS = {
             *_NESTEROV,
             *("probability", "strength", "learning_rate"),
             *("coupled", "shared_coin", "pull_match"),
+            *OF_THE_RUN,
         ),
         rate=True,
     ),
@@ -90,6 +93,7 @@ DEFAULTS = {
     "fragments": 2,
     "strict": False,
     "shared_coin": False,
+    "pseudo_sync_consumes_batch": True,
     "error_feedback": 1.0,
     "top_share": 0.01,
 }

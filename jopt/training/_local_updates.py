@@ -21,6 +21,7 @@ from jopt.training._local_methods import (
     COMPRESSORS,
     DEFAULTS,
     METHODS,
+    OF_THE_RUN,
     OPTIONAL,
     SHARED,
     TABLE,
@@ -181,7 +182,7 @@ def made(
     Fails: `ConfigError` for what cannot be together.
     """
     method = method_of(own)
-    options = {key: own[key] for key in method.reads}
+    options = {key: own[key] for key in method.reads if key not in OF_THE_RUN}
     options |= {
         "period": own.period,
         "warmup_steps": own.warmup_steps,

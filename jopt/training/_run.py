@@ -29,6 +29,7 @@ from jopt.training._communication import with_earlier
 from jopt.training._evaluation import corrupted, shifted, totals
 from jopt.training._fallback import report_damage
 from jopt.training._guard import DivergedError, Guard
+from jopt.training._kept_rows import source_of
 from jopt.training._loop import Loop
 from jopt.training._lost import ends_when_lost
 from jopt.training._memory import peak_memory
@@ -57,7 +58,7 @@ def run(
 ) -> int:
     """Starts or resumes the run in `folder` and returns the process's exit code."""
     config = plan.config
-    source = plan.task.load(config)
+    source = source_of(plan)
     checkpoints = Checkpoints(
         folder.checkpoints,
         keep=config.checkpoint.keep,

@@ -25,8 +25,13 @@ FLAGS = (
             "--config.local_updates.probability=0.3",
             "--config.local_updates.eval_params=mean",
         ),
+        (
+            "--config.local_updates.name=palsgd",
+            "--config.local_updates.probability=0.3",
+            "--config.local_updates.pseudo_sync_consumes_batch=False",
+        ),
     ],
-    ids=["diloco", "palsgd"],
+    ids=["diloco", "palsgd", "palsgd that keeps rows"],
 )
 def test_a_run_killed_within_a_round_ends_as_the_unbroken_one(
     make_training, tmp_path, method

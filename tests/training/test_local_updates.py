@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from jopt.errors import ConfigError, JoptWarning
-from jopt.training import presets
+from jopt.training import _kept_rows, presets
 from jopt.training._checkpoints import Checkpoints
 from jopt.training._config import default_config
 from jopt.training._config_checks import validate
 from jopt.training._explain import explain
 from jopt.training._flags import load_config
 from jopt.training._plan import make_plan, resolve
+from jopt.training._source import ExampleSource
 from jopt.tree import digest, named_leaves
 
 R, H = 4, 4
@@ -144,6 +145,56 @@ def test_records_say_what_replicas_do():
     assert rounds == [0, 0, 0, 1, 1, 1, 1, 2, 2, 3]
     count = sum(x.size for x in jax.tree.leaves(plan.params))
     assert records[-1]["local_updates/payload_bytes_model"] == 3 * (4 * count + 4)
+
+
+@dataclasses.dataclass
+class Counting:
+    """Rows that are their number in the order of the data, a part of each batch."""
+
+    index: int = 0
+    count: int = 1
+
+    def batch(self, cursor, rows):
+        here = rows // self.count
+        return {"row": cursor + self.index * here + np.arange(here)}
+
+
+def test_rows_of_a_pull_are_kept_for_the_next_gradient(monkeypatch):
+    """Each replica reads its blocks in order, and leaves none out."""
+    monkeypatch.setattr(_kept_rows, "_CHUNK", 8)
+    config = small("palsgd", probability=0.5, pseudo_sync_consumes_batch=False)
+    config.local_updates.warmup_steps = 2
+    plan = make_plan(resolve(config))
+    local, state = plan.replicas.local, plan.init().opt_state
+    kept = _kept_rows.KeptRows(Counting(), local, 16)
+    read = [[] for _ in range(R)]
+    for step in range(30):
+        pulled = local.coins(state._replace(count=np.int32(step))) & (step >= 2)
+        rows = kept.batch(16 * step, 16)["row"].reshape(R, 4)
+        for replica in np.flatnonzero(~np.asarray(pulled)):
+            read[replica].extend(rows[replica])
+    for replica, found in enumerate(read):
+        blocks = np.arange(len(found)).reshape(-1, 4)
+        want = blocks % 4 + 16 * (blocks // 4) + 4 * replica
+        assert found == want.ravel().tolist()
+        assert 4 * 5 < len(found) < 4 * 30
+    # A function of the cursor, also where a process has a part of the rows.
+    parts = [
+        _kept_rows.KeptRows(Counting(i, 2), local, 16, process_index=i, process_count=2)
+        for i in range(2)
+    ]
+    whole = np.concatenate([part.batch(16 * 19, 16)["row"] for part in parts])
+    assert whole.tolist() == kept.batch(16 * 19, 16)["row"].tolist()
+
+
+def test_a_run_says_whether_pulls_consume_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("JOPT_CACHE_DIR", str(tmp_path))
+    for consumes, kind in ((None, ExampleSource), (False, _kept_rows.KeptRows)):
+        config = small("palsgd", pseudo_sync_consumes_batch=consumes)
+        plan = make_plan(resolve(config))
+        own = plan.config.local_updates
+        assert own.pseudo_sync_consumes_batch is (consumes is None)
+        assert isinstance(_kept_rows.source_of(plan), kind)
 
 
 def test_a_replica_that_is_not_finite_is_dropped():

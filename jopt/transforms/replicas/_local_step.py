@@ -48,7 +48,7 @@ def local_step(
     ) -> Any:
         rate = learning_rate_at(settings, state.count)
         common = settings.pseudo_sync is not None and settings.shared_coin
-        tossed = _coin(settings, state, None) if common else None
+        tossed = _coin(settings, state.key, state.count, None) if common else None
 
         def one(
             number: Any,
@@ -73,7 +73,9 @@ def local_step(
                 metrics["pull_clamped"] = (factor > 1).astype(jnp.float32)
                 return moved, inner, buffers, metrics
 
-            heads = tossed if common else _coin(settings, state, number)
+            heads = tossed
+            if not common:
+                heads = _coin(settings, state.key, state.count, number)
             return jax.lax.cond(heads, pull, descend)
 
         own = state.anchor if settings.exchange.own_anchors else ()
@@ -191,21 +193,22 @@ def _pull(
 
 
 def _coin(
-    settings: Settings, state: LocalUpdatesState, number: jax.Array | None
+    settings: Settings, key: jax.Array, count: jax.Array, number: jax.Array | None
 ) -> jax.Array:
     assert settings.pseudo_sync is not None
-    return coin(state.key, state.count, number, settings.pseudo_sync.probability)
+    return coin(key, count, number, settings.pseudo_sync.probability)
 
 
-def coins(settings: Settings, state: LocalUpdatesState) -> jax.Array:
-    """bool (R,): which replicas pull at the next step."""
+def coins(settings: Settings, key: jax.Array, count: jax.Array) -> jax.Array:
+    """bool (R,): which replicas pull at the step after `count` others."""
     numbers = jnp.arange(settings.places.replicas, dtype=jnp.int32)
     rule = settings.pseudo_sync
     if rule is None or rule.is_off():
         return jnp.zeros(numbers.shape, bool)
     if settings.shared_coin:
-        return jnp.broadcast_to(_coin(settings, state, None), numbers.shape)
-    return jax.vmap(lambda number: _coin(settings, state, number))(numbers)
+        common = _coin(settings, key, count, None)
+        return jnp.broadcast_to(common, numbers.shape)
+    return jax.vmap(lambda number: _coin(settings, key, count, number))(numbers)
 
 
 def _step_metrics(value: jax.Array) -> dict[str, jax.Array]:

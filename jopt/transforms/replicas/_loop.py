@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jopt.errors import ShapeError
 from jopt.transforms.replicas import _evaluated, _local_step, _outer_step, _resize
 from jopt.transforms.replicas._evaluated import EvalParams
+from jopt.transforms.replicas._keys import key_data
 from jopt.transforms.replicas._local_step import Loss, Step
 from jopt.transforms.replicas._settings import Settings
 from jopt.transforms.replicas._state import LocalUpdatesState, specs, start
@@ -248,7 +249,15 @@ class LocalUpdates:
         For a caller that keeps the batch of a replica for its next gradient; the
         released code of PALSGD consumes and discards it.
         """
-        return _local_step.coins(self.settings, state)
+        return _local_step.coins(self.settings, state.key, state.count)
+
+    def coins_at(self, count: jax.typing.ArrayLike) -> jax.Array:
+        """bool (R,): `coins` of the step after `count` others, ahead of any state.
+
+        Not of the warm-up, in which nobody pulls.
+        """
+        key = key_data(self.settings.key)
+        return _local_step.coins(self.settings, key, jnp.asarray(count, jnp.int32))
 
     def split(self, batch: PyTree) -> PyTree:
         """A global batch (B, ...) as (R, B / R, ...), one block of rows for each.
