@@ -19,6 +19,7 @@ METHODS = (
     "diloco",
     "muloco",
     "streaming_diloco",
+    "eager_diloco",
     "palsgd",
     "noloco",
 )
@@ -215,8 +216,8 @@ def step_seconds(
     and W0, e0 that inside an island:
 
     - `ddp`: t + AR_n(W1, e1)
-    - `local_sgd`, `slowmo`, `diloco`, `muloco`, and `post_local_sgd` after its warm-up,
-      R >= 2: t + AR_{n/R}(W0, e0) + AR_n(W1, e1)/H
+    - `local_sgd`, `slowmo`, `diloco`, `muloco`, `eager_diloco`, and `post_local_sgd`
+      after its warm-up, R >= 2: t + AR_{n/R}(W0, e0) + AR_n(W1, e1)/H
     - R = 1: t + AR_n(W1, e1)(1 + 1/H), one island that spans the slow link
     - `palsgd`: as `diloco`, with the first two terms times 1 - p
     - `streaming_diloco`: as `diloco` with codes of four bits in place of AR_n

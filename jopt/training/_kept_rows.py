@@ -115,3 +115,9 @@ class KeptRows:
     ) -> Iterator[tuple[str, int, Iterator[Batch]]]:
         """As of the source."""
         return self._source.corrupted(split, names)
+
+    def shifted(
+        self, names: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, np.ndarray | None, Iterator[Batch]]]:
+        """As of the source."""
+        return self._source.shifted(names)

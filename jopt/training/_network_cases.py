@@ -51,7 +51,15 @@ def case_of(
     own = filled(with_method(config, method, period))
     if method == "palsgd":
         own.probability = 0.0  # a pull sends nothing
-    local = made(own, optax.identity(), 1.0, num_replicas=1, mode="shard_map", seed=0)
+    local = made(
+        own,
+        optax.identity(),
+        1.0,
+        steps=config.train.steps,
+        seed=0,
+        num_replicas=1,
+        mode="shard_map",
+    )
     rounds = local.settings.rounds
     width = bytes_per_param if own.compressor == "none" else _PLAIN
     sends = _sends(local, params, width / _PLAIN)

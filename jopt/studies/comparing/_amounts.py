@@ -15,7 +15,10 @@ from jopt.training._gradient_counts import gradients_per_step
 # What sides may be compared at, besides their ends.
 AXES = ("gradients", "time")
 # One mean of all parameters in float32 at a sync, which `relative_time` is about.
-_MEANS = ("local_sgd", "post_local_sgd", "slowmo", "diloco", "muloco", "palsgd")
+_MEANS = (
+    *("local_sgd", "post_local_sgd", "slowmo", "diloco", "muloco", "eager_diloco"),
+    "palsgd",
+)
 
 Config = Mapping[str, Any]
 
