@@ -113,22 +113,18 @@ push() {
 # Everything but checkpoints, the lock and what is being written, which has a hidden name
 # until it is whole. So whatever else jopt comes to write into a run folder is copied too.
 small_files() { # names, each ended by a zero byte
-  (cd "$folder" && find . -path ./checkpoints -prune -o -name '.?*' -prune -o \
-    -type f -print0)
+  cd "$folder" && find . \( -path ./checkpoints -o -name '.?*' \) -prune -o -type f -print0
 }
 
-push_files() { # names on stdin: copies as of now, since training goes on writing
-  local name staging code=0
-  staging=$(mktemp -d)
-  while IFS= read -rd '' name; do
-    # One that has gone since it was named is no failure.
-    [ ! -e "$folder/$name" ] || (cd "$folder" && cp --parents "$name" "$staging") ||
-      [ ! -e "$folder/$name" ] || code=1
+push_files() ( # names on stdin: copies as of now, since training goes on writing
+  cd "$folder" && staging=$(mktemp -d) && code=0 || return
+  while IFS= read -rd '' name; do # what has gone since it was named is no failure
+    [ ! -e "$name" ] || cp --parents "$name" "$staging" || [ ! -e "$name" ] || code=1
   done
   gcloud storage rsync --recursive "$staging" "$remote" || code=$?
   rm -rf "$staging"
   return "$code"
-}
+)
 
 # A step never changes once its manifest is there. It is copied once, the manifest last,
 # so a step that is complete in the bucket is complete; older ones that training has
@@ -170,7 +166,6 @@ copy_all() { # what this host has to copy
 
 copy_now_and_then() { # until the job of process $1 has ended
   local never=$state/never
-  mkdir -p "$state"
   [ -p "$never" ] || mkfifo "$never"
   exec 7<>"$never"
   while kill -0 "$1" 2>/dev/null; do

@@ -85,7 +85,7 @@ bucket() { echo "$STUB/bucket/my-bucket/run1"; }
 
 @test "what runs is not started twice" {
   machines 1
-  run -0 "$scripts/launch.sh" -- bash -c 'echo again >>"$HOME/count"; sleep 3'
+  run -0 "$scripts/launch.sh" -- bash -c 'echo again >>"$HOME/count"; sleep 30'
   run -0 "$scripts/launch.sh" -- bash -c 'echo again >>"$HOME/count"'
   contains "run1 runs here already"
   "$scripts/kill.sh" --now
