@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
     Attributes:
         step: int32 scalar, optimizer steps taken.
         cursor: uint32 scalar, training examples consumed or skipped; it names the next
-            unseen example.
+            unseen example. Of replicas that keep rows, those of all steps.
         params: float32 masters, a nested dict; with local updates those of every
             replica, (R, ...).
         model_state: variables of the model that are not trained, `{}` without any.

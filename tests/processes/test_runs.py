@@ -28,14 +28,16 @@ APART = (
     "--config.monitor.every_steps=0",
 )
 PLACED = ("--config.mesh.replica=2", "--config.mesh.data=2")
-# Runs of two processes with two devices each; those of the second share one that is
-# pulled at times, and meet so seldom that most steps lie within a round.
+# Runs of two processes with two devices each; those of the second share a replica that
+# is pulled at times and keeps its rows then, which each process works out for itself.
+# They meet so seldom that most steps lie within a round.
 RUNS = {
     "data": (*LONG, "--config.mesh.data=4"),
     "palsgd": (
         *(*LONG, *APART, *PLACED),
         "--config.local_updates.name=palsgd",
         "--config.local_updates.probability=0.3",
+        "--config.local_updates.pseudo_sync_consumes_batch=False",
         "--config.local_updates.period=64",
     ),
 }
