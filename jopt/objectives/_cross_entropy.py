@@ -54,7 +54,7 @@ def masked_mean(
         mask = batch["mask"].astype(jnp.float32)
         total = jnp.sum(mask)
         value = masked_average(loss(logits, batch["targets"]), mask)
-        accuracy = masked_average(hits(logits, batch["targets"]), mask)
+        accuracy = masked_figure(hits(logits, batch["targets"]), mask)
         metrics = {"loss": value, count: total, "accuracy": accuracy}
         return value, Aux(metrics, model_state, tapped)
 
@@ -127,7 +127,7 @@ def hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def masked_average(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     """sum(values * mask) / sum(mask), 0 for an empty mask; the mean without one.
 
-    A value where the mask is 0 has no say, be it NaN.
+    For losses: a NaN that the mask leaves out makes it NaN, as it makes the gradient.
 
     >>> masked_average(jnp.array([1.0, 5.0]), jnp.array([1.0, 0.0]))
     Array(1., dtype=float32)
@@ -135,7 +135,18 @@ def masked_average(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     if mask is None:
         return jnp.mean(values)
     total = jnp.sum(mask)
-    return jnp.sum(weighted(values, mask)) / jnp.where(total > 0, total, 1.0)
+    return jnp.sum(values * mask) / jnp.where(total > 0, total, 1.0)
+
+
+def masked_figure(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """`masked_average` for what has no gradient: where the mask is 0, NaN has no say.
+
+    >>> masked_figure(jnp.array([1.0, jnp.nan]), jnp.array([1.0, 0.0]))
+    Array(1., dtype=float32)
+    """
+    if mask is None:
+        return jnp.mean(values)
+    return masked_average(jnp.where(mask == 0, 0.0, values), mask)
 
 
 def _row_sums(x: jax.Array, axes: int | None = None) -> jax.Array:

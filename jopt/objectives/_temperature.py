@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt.errors import JoptWarning
-from jopt.objectives._cross_entropy import masked_average
+from jopt.objectives._cross_entropy import masked_figure
 from jopt.objectives._weights import weighted
 
 # N examples; C classes.
@@ -41,7 +41,7 @@ def fit_temperature(
         p_NC = jax.nn.softmax(jnp.exp(log_inverse) * z_NC)
         # A class that a logit of -inf rules out has no part in the mean.
         mean_N = jnp.sum(weighted(z_NC, p_NC), axis=-1)
-        return masked_average(mean_N - picked_N, mask)
+        return masked_figure(mean_N - picked_N, mask)
 
     def halve(_: Any, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends

@@ -28,7 +28,7 @@ from jopt.objectives._bins import merge as merge
 from jopt.objectives._bins import signed_gap as signed_gap
 from jopt.objectives._classification import calibration_of as calibration_of
 from jopt.objectives._classification import squared_distance
-from jopt.objectives._cross_entropy import cross_entropy, hits, masked_average
+from jopt.objectives._cross_entropy import cross_entropy, hits, masked_figure
 from jopt.objectives._equal_mass import adaptive_ece as adaptive_ece
 from jopt.objectives._equal_mass import sweep_ece as sweep_ece
 from jopt.objectives._temperature import at_end as at_end
@@ -136,7 +136,7 @@ def brier(
     Array(0.5, dtype=float32)
     """
     p_NC = probabilities_NC.astype(jnp.float32)
-    return masked_average(squared_distance(p_NC, labels_N), mask)
+    return masked_figure(squared_distance(p_NC, labels_N), mask)
 
 
 def nll(
@@ -147,4 +147,4 @@ def nll(
     >>> f"{nll(jnp.zeros((1, 2)), jnp.array([0])):.4f}"
     '0.6931'
     """
-    return masked_average(cross_entropy(logits_NC, labels_N), mask)
+    return masked_figure(cross_entropy(logits_NC, labels_N), mask)

@@ -19,7 +19,7 @@ from jopt.objectives.calibration import (
     cross_entropy,
     expected_error,
     hits,
-    masked_average,
+    masked_figure,
     scores,
 )
 
@@ -81,9 +81,9 @@ def evaluator(
         confidences = scores(jax.nn.softmax(logits_NC), targets_N)
         sums = bin_sums(*confidences, num_bins=bins, mask=mask_N)
         return (
-            masked_average(hits(logits_NC, targets_N), mask_N),
+            masked_figure(hits(logits_NC, targets_N), mask_N),
             expected_error(sums),
-            masked_average(cross_entropy(logits_NC, targets_N), mask_N),
+            masked_figure(cross_entropy(logits_NC, targets_N), mask_N),
         )
 
     def evaluate(params: Any, model_state: Any, stack: Stack) -> dict[str, jax.Array]:
