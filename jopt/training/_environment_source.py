@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from jopt import data
 from jopt.data.environments import PARTS, DomainTask, Parts, train_envs
 from jopt.errors import ConfigError
-from jopt.training._source import Batch, row_share_of
+from jopt.training._source import Batch, nothing, row_share_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,14 +120,10 @@ class EnvironmentSource:
         self, split: str = "validation", names: Sequence[str] | None = None
     ) -> Iterator[tuple[str, int, Iterator[Batch]]]:
         """None: the shifts of a run over environments are its environments."""
-        if names:
-            raise ConfigError("a run over environments has no corrupted copies")
-        return iter(())
+        return nothing(names, "a run over environments has no corrupted copies")
 
     def shifted(
         self, names: Sequence[str] | None = None
     ) -> Iterator[tuple[str, np.ndarray | None, Iterator[Batch]]]:
         """None: see `corrupted`."""
-        if names:
-            raise ConfigError("a run over environments has no other test sets")
-        return iter(())
+        return nothing(names, "a run over environments has no other test sets")

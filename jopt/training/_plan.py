@@ -176,11 +176,15 @@ class Plan:
     @functools.cached_property
     def sums(self) -> Callable[..., Any]:
         """The jitted evaluation sums of one batch."""
-        return self.sums_among(None)
+        return self._sums_of(self.model)
 
     def sums_among(self, classes: np.ndarray | None) -> Callable[..., Any]:
         """`sums` of a model that chooses among some classes; None: all of them."""
-        model = objectives.among_classes(self.model, classes)
+        if classes is None:
+            return self.sums
+        return self._sums_of(objectives.among_classes(self.model, classes))
+
+    def _sums_of(self, model: models.Model) -> Callable[..., Any]:
         return together(jax.jit(self.task.sums(model), out_shardings=self._readable))
 
     @property

@@ -110,17 +110,13 @@ class TextSource:
         self, split: str = "validation", names: Sequence[str] | None = None
     ) -> Iterator[tuple[str, int, Iterator[Batch]]]:
         """None: only images have corruptions."""
-        if names:
-            raise ConfigError("only images have corrupted copies, not text")
-        return iter(())
+        return nothing(names, "only images have corrupted copies, not text")
 
     def shifted(
         self, names: Sequence[str] | None = None
     ) -> Iterator[tuple[str, np.ndarray | None, Iterator[Batch]]]:
         """None: only images have other test sets."""
-        if names:
-            raise ConfigError("only images have shifts, not text")
-        return iter(())
+        return nothing(names, "only images have shifts, not text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +189,17 @@ class ExampleSource:
             size = self.config.eval.batch_size
             batches = data.example_batches(found.examples, size, **self.share)
             yield name, found.classes, batches
+
+
+def nothing(names: Sequence[str] | None, reason: str) -> Iterator[Any]:
+    """What a source has of what it cannot have; `ConfigError` where some is asked for.
+
+    >>> list(nothing(None, "text has no colours"))
+    []
+    """
+    if names:
+        raise ConfigError(reason)
+    return iter(())
 
 
 def row_share_of(config: ConfigDict) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from jopt.training._platform import set_xla_flags
 from jopt.training._signals import EXIT_DONE, EXIT_USAGE
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from jopt.training._forecast import Case, Row, Workload
     from jopt.training._plan import Plan
 
@@ -73,15 +75,16 @@ def _network(args: argparse.Namespace) -> str:
         os.environ["JAX_PLATFORMS"] = "cpu"
     from jopt.training._forecast import forecast, read_measured
 
-    _fill(args)
+    config = _config(args.config)
+    _fill(args, config)
     _check(args)
-    plan = _plan(args.config)
+    plan = _plan(config)
     work = _workload(args, plan)
     rows = forecast(
         work,
         args.gbits,
         args.sites,
-        _cases(args, plan),
+        _cases(args, config, plan),
         latency_secs=args.latency_secs,
         measured=None if args.measured is None else read_measured(args.measured),
     )
@@ -95,15 +98,21 @@ def _network(args: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _fill(args: argparse.Namespace) -> None:
+def _config(reference: str | None) -> ConfigDict | None:
+    if reference is None:
+        return None
+    from jopt.training._flags import load_config
+
+    return load_config(reference)
+
+
+def _fill(args: argparse.Namespace, config: ConfigDict | None) -> None:
     """What is not asked for is that of the config's local updates, if it has some."""
     name, period, probability = "diloco", 30, 0.1
-    if args.config is not None:
+    if config is not None:
         from jopt.training._config_checks import validate
-        from jopt.training._flags import load_config
         from jopt.training._local_updates import filled, is_on
 
-        config = load_config(args.config)
         if is_on(config):
             validate(config)
             own = filled(config)
@@ -137,19 +146,19 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--figure needs matplotlib: pip install 'jopt[docs]'")
 
 
-def _plan(reference: str | None) -> Plan | None:
+def _plan(config: ConfigDict | None) -> Plan | None:
     """Of the synchronous run of a config, to which methods are compared."""
-    if reference is None:
+    if config is None:
         return None
-    from jopt.training._flags import load_config
     from jopt.training._network_cases import plan_of
 
-    return plan_of(load_config(reference))
+    return plan_of(config)
 
 
-def _cases(args: argparse.Namespace, plan: Plan | None) -> list[Case]:
+def _cases(
+    args: argparse.Namespace, config: ConfigDict | None, plan: Plan | None
+) -> list[Case]:
     """Each method with each period; those of a config as its runs would have them."""
-    from jopt.training._flags import load_config
     from jopt.training._network_cases import case_of, counted, published
 
     chosen = [
@@ -157,9 +166,9 @@ def _cases(args: argparse.Namespace, plan: Plan | None) -> list[Case]:
         for name in args.methods.split(",")
         for period in ([1] if name == "ddp" else args.period)
     ]
-    if plan is None:
+    if config is None or plan is None:
         return [published(name, period) for name, period in chosen]
-    config, width = load_config(args.config), args.bytes_per_param
+    width = args.bytes_per_param
     cases = [
         case_of(config, plan.params, *case, bytes_per_param=width) for case in chosen
     ]
