@@ -16,13 +16,6 @@ from jopt.__main__ import main
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def training(training):
-    """What a user sees is shown under the flags that a user gets."""
-    training.as_shipped = True
-    return training
-
-
 def shown_run(page: Path) -> dict:
     """The data of a page of one run."""
     found = re.search(r"id='data'>(.*?)</script>", page.read_text())
@@ -30,6 +23,8 @@ def shown_run(page: Path) -> dict:
 
 
 def test_a_run_on_own_text_leaves_a_result_and_a_report(training):
+    # What a user sees is shown under the flags that a user gets.
+    training.as_shipped = True
     done = training.run(
         "--config.train.steps=30",
         "--config.eval.every_steps=10",
