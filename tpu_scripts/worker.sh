@@ -282,7 +282,9 @@ case $verb in
     printf 'jopt-worker %s %s\n' "$HOSTNAME" "$word"
     ;;
   stop)
-    if locked && [ -e "$state/training" ]; then
+    if locked && [ -e "$state/saving" ]; then
+      say "$RUN_NAME has ended and copies its last files"
+    elif locked && [ -e "$state/training" ]; then
       stop_command "$1" && say "sent $1"
     else
       say "$RUN_NAME does not run here"

@@ -109,6 +109,19 @@ bucket() { echo "$STUB/bucket/my-bucket/run1"; }
   contains "does not run here"
 }
 
+@test "kill while the last files are copied says so" {
+  machines 1
+  state=$STUB/home/pod-w0/.jopt/run1
+  mkdir -p "$state"
+  echo 999999999 >"$state/training"
+  touch "$state/saving"
+  exec 8>>"$state/lock"
+  flock 8
+  run -0 "$scripts/kill.sh"
+  contains "run1 has ended and copies its last files"
+  exec 8>&-
+}
+
 @test "when the machine goes down, training is told once and its end is recorded" {
   machines 1
   run -0 "$scripts/launch.sh" -- bash -c \
