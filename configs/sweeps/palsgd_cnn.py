@@ -8,10 +8,13 @@ study palsgd_cnn` runs and compares it.
 
 from jopt.studies import compare_palsgd
 
+# Twice and half of it are worse, with replicas and without.
+RATE = 0.012
+
 
 def get_config(arg=""):
     rate = "optim.rules.all.learning_rate"
     first = r"^layers/0/conv/kernel"
-    config = compare_palsgd("configs/images.py:cnn,mnist5k", rate, 0.003, first, arg)
+    config = compare_palsgd("configs/images.py:cnn,mnist5k", rate, RATE, first, arg)
     config.metric = "eval/loss"
     return config
