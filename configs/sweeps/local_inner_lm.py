@@ -12,8 +12,8 @@ compares it.
 
 from jopt.studies import compare_apart_on_language
 
-# Of the matrices, for DiLoCo: twice and half of each are worse. In data-parallel training
-# it is half of Muon's and twice Signum's (configs/methods_lm.py).
+# Of the matrices, for DiLoCo: twice and half of each are worse. In data-parallel
+# training it is half of Muon's and twice Signum's (configs/methods_lm.py).
 RATES = {"adamw": 0.0015, "muon": 0.014, "signum": 0.0002}
 OUTER = {"period": 20, "outer_learning_rate": 0.7, "outer_momentum": 0.5}
 DILOCO = {"name": "diloco", **OUTER}
