@@ -8,7 +8,7 @@ study palsgd_cnn` runs and compares it.
 
 from jopt.studies import compare_palsgd
 
-# Twice and half of it are worse, with replicas and without.
+# Twice and half of it are worse for data parallelism and for PALSGD, one run each.
 RATE = 0.012
 
 
